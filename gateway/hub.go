@@ -100,7 +100,7 @@ func (h *Hub) trim() {
 		drop++
 	}
 	if drop > 0 {
-		// Readers hold slices of the old array: drop from the front, let append move it.
+		// Let the events go now; append moves the rest when the array is used up.
 		clear(h.tail[:drop])
 		h.tail = h.tail[drop:]
 	}

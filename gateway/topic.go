@@ -102,6 +102,40 @@ func (f Filter) Match(topic string) bool {
 	}
 }
 
+// Covers tells whether f matches every topic that g can match, the rule about $
+// included.
+func (f Filter) Covers(g Filter) bool {
+	wide, narrow := f.s, g.s
+	if wide == "" || narrow == "" {
+		return false
+	}
+	if narrow[0] == '$' && (wide[0] == '+' || wide[0] == '#') {
+		return false
+	}
+	if wide == "+/#" { // a topic has a first level, so this is "#"
+		return true
+	}
+	for {
+		wl, wrest, wmore := strings.Cut(wide, "/")
+		if wl == "#" {
+			return true
+		}
+		nl, nrest, nmore := strings.Cut(narrow, "/")
+		if nl == "#" || wl != "+" && wl != nl {
+			return false
+		}
+		switch {
+		case !wmore && !nmore:
+			return true
+		case wmore && !nmore:
+			return wrest == "#"
+		case !wmore:
+			return false
+		}
+		wide, narrow = wrest, nrest
+	}
+}
+
 // Filters is a set of filters; it matches what any of them matches.
 type Filters []Filter
 

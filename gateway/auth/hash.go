@@ -91,18 +91,22 @@ func (d digest) matches(password string) bool {
 // hash that was pasted wrongly should be found when the config is loaded.
 func parseHash(s string) (digest, error) {
 	var d digest
+	if s == "" {
+		return d, errors.New("password_hash is missing; `weir user add` makes one")
+	}
+	// What stands there is not repeated: it may be a password by mistake.
 	parts := strings.Split(s, "$")
 	if len(parts) != 6 || parts[0] != "" {
 		return d, errors.New("password hash is not of the form $argon2id$v=19$m=…,t=…,p=…$salt$hash")
 	}
 	if parts[1] != "argon2id" {
-		return d, fmt.Errorf("password hash is %q, only argon2id is accepted", parts[1])
+		return d, errors.New("password hash is not an argon2id hash; `weir user add` makes one")
 	}
 	if parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
-		return d, fmt.Errorf("password hash has %q, only v=%d is accepted", parts[2], argon2.Version)
+		return d, fmt.Errorf("password hash has another version than v=%d", argon2.Version)
 	}
 	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &d.memory, &d.passes, &d.threads); err != nil || d.params.String() != parts[3] {
-		return d, fmt.Errorf("password hash has parameters %q, not m=…,t=…,p=…", parts[3])
+		return d, errors.New("password hash has no parameters of the form m=…,t=…,p=…")
 	}
 	switch {
 	case d.threads < 1 || d.threads > maxThreads:

@@ -17,7 +17,7 @@ import (
 
 // User is one entry of users in the config.
 type User struct {
-	PasswordHash string // see Hash
+	PasswordHash string `yaml:"password_hash"` // see Hash
 	Role         string // empty: the user can log in and do nothing
 }
 

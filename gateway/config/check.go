@@ -1,0 +1,270 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/auth"
+)
+
+// maxID is the longest id.
+const maxID = 64
+
+// validID tells whether s can be an id. Ids become parts of event ids, topic levels
+// and file names, so they are plain.
+func validID(s string) bool {
+	if s == "" || len(s) > maxID || s[0] == '.' || s[0] == '-' {
+		return false
+	}
+	for _, r := range s {
+		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r)) {
+			return false
+		}
+	}
+	return true
+}
+
+const idRule = "an id has up to 64 letters, digits and . _ -, and begins with none of . -"
+
+// checker looks at what no single value shows.
+type checker struct {
+	*Config
+	root *node
+	errs Errors
+}
+
+// check completes c and returns what is wrong with it.
+func (c *Config) check(root *node) Errors {
+	k := checker{Config: c, root: root}
+	k.ids()
+	k.gateway()
+	k.journal()
+	k.routes()
+	k.auth()
+	k.listeners() // needs auth
+	return k.errs
+}
+
+func (k *checker) fail(path []string, format string, args ...any) {
+	k.errs = append(k.errs, k.root.find(path...).errorf(format, args...))
+}
+
+func at(path ...string) []string { return path }
+
+func (k *checker) ids() {
+	for _, section := range k.root.entries {
+		if !keyed[section.name] {
+			continue
+		}
+		for _, e := range section.value.entries {
+			if !validID(e.name) {
+				k.errs = append(k.errs, e.errorf("%q cannot be an id: %s", e.name, idRule))
+			}
+		}
+	}
+}
+
+func (k *checker) gateway() {
+	g := &k.Config.Gateway
+	if !validID(g.ID) {
+		k.fail(at("gateway", "id"), "%q cannot be an id: %s", g.ID, idRule)
+	}
+	if err := checkSite(g.Site); err != nil {
+		k.fail(at("gateway", "site"), "%v", err)
+	}
+	if g.DataDir == "" {
+		dir, err := stateDir()
+		if err != nil {
+			k.fail(at("gateway"), "gateway.data_dir has to be set: %v", err)
+		}
+		g.DataDir = dir
+	} else if !filepath.IsAbs(g.DataDir) {
+		dir, err := filepath.Abs(filepath.Join(k.root.src.secrets.dir, g.DataDir))
+		if err != nil {
+			k.fail(at("gateway", "data_dir"), "%v", err)
+		}
+		g.DataDir = dir
+	}
+}
+
+func checkSite(site string) error {
+	if err := gateway.ValidateTopic(site); err != nil {
+		return fmt.Errorf("site is the first level of topics: %w", err)
+	}
+	if site[0] == '$' || strings.HasPrefix(site, "/") || strings.HasSuffix(site, "/") || strings.Contains(site, "//") {
+		return fmt.Errorf("site %q is the first level of topics: it cannot begin with $ or have an empty level", site)
+	}
+	return nil
+}
+
+// stateDir is where data goes unless the file says otherwise.
+func stateDir() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/weir", nil
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "weir"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(home, ".local", "state", "weir"), nil
+}
+
+// The smallest journal has room for a few of the largest payloads, and flash is not
+// written more often than a page of it can bear.
+const (
+	minJournal = 8 * gateway.MaxPayload
+	minFlush   = 10 * time.Millisecond
+	maxFlush   = time.Hour
+)
+
+func (k *checker) journal() {
+	j := k.Config.Journal
+	if j.MaxSize < minJournal {
+		k.fail(at("journal", "max_size"), "max_size %s is too small; the least is %s", j.MaxSize, Size(minJournal))
+	}
+	if j.FlushInterval < minFlush || j.FlushInterval > maxFlush {
+		k.fail(at("journal", "flush_interval"), "flush_interval must be 10ms to 1h")
+	}
+}
+
+func (k *checker) routes() {
+	used, sure := map[string]bool{}, true
+	for _, id := range slices.Sorted(maps.Keys(k.Routes)) {
+		r := k.Routes[id]
+		if len(r.Topics) == 0 {
+			k.fail(at("routes", id), `route %q has no topics; "#" is all of them`, id)
+		}
+		for i, f := range r.Topics {
+			if err := checkRouted(f); err != nil {
+				k.fail(at("routes", id, "topics", strconv.Itoa(i)), "%v", err)
+			}
+		}
+		switch _, ok := k.Uplinks[r.Uplink]; {
+		case ok:
+			used[r.Uplink] = true
+		case r.Uplink == "":
+			sure = false
+			k.fail(at("routes", id), "route %q has no uplink", id)
+		default:
+			sure = false
+			k.fail(at("routes", id, "uplink"), "there is no uplink %q%s", r.Uplink, Suggest(r.Uplink, slices.Collect(maps.Keys(k.Uplinks))))
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(k.Uplinks)) {
+		if sure && !used[id] {
+			k.errs = append(k.errs, k.Uplinks[id].at.errorf(
+				`no route leads to uplink %q, it would send nothing; add routes: {all: {topics: ["#"], uplink: %s}}`, id, id))
+		}
+	}
+}
+
+// checkRouted finds filters that match nothing which is ever in the journal.
+func checkRouted(f gateway.Filter) error {
+	s := f.String()
+	switch {
+	case strings.HasPrefix(s, "$share/"):
+		return fmt.Errorf("filter %q matches nothing: a route is a single reader, leave $share and the group out", s)
+	case strings.HasPrefix(s, "$"):
+		return fmt.Errorf("filter %q matches nothing: topics that begin with $ are the broker's own and are not stored", s)
+	}
+	return nil
+}
+
+func (k *checker) auth() {
+	policy, err := auth.New(k.Users, k.Roles)
+	k.Config.Auth = policy
+	var many interface{ Unwrap() []error }
+	if !errors.As(err, &many) {
+		return
+	}
+	for _, err := range many.Unwrap() {
+		var where *auth.ConfigError
+		if !errors.As(err, &where) {
+			k.fail(nil, "%v", err)
+			continue
+		}
+		hint := ""
+		if len(where.Path) == 3 && where.Path[2] == "role" {
+			hint = Suggest(k.Users[where.Path[1]].Role, slices.Collect(maps.Keys(k.Roles)))
+		}
+		k.fail(where.Path, "%v%s", where.Err, hint)
+	}
+}
+
+func (k *checker) listeners() {
+	l := k.Config.Listeners
+	mqtt := k.listener(at("listeners", "mqtt", "address"), l.MQTT.Address)
+	http := k.listener(at("listeners", "http", "address"), l.HTTP.Address)
+	if mqtt.port == http.port && mqtt.port != 0 && (mqtt.host == http.host || mqtt.every || http.every) {
+		k.fail(at("listeners", "http", "address"), "port %d is the mqtt listener's already", http.port)
+	}
+	for i, origin := range l.HTTP.Origins {
+		if err := checkOrigin(origin); err != nil {
+			k.fail(at("listeners", "http", "origins", strconv.Itoa(i)), "%v", err)
+		}
+	}
+}
+
+type address struct {
+	host  string
+	port  int
+	every bool // on every interface
+}
+
+func (k *checker) listener(path []string, s string) (a address) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		k.fail(path, "address %q has no port, as in 127.0.0.1:1883", s)
+		return a
+	}
+	host, port := s[:i], s[i+1:]
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		k.fail(path, "address %q: port must be 0 to 65535; 0 lets the system choose", s)
+		return a
+	}
+	bare := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	ip, ipErr := netip.ParseAddr(bare)
+	switch {
+	case strings.Contains(bare, ":") && (bare == host || ipErr != nil):
+		k.fail(path, "address %q: an IPv6 address stands in brackets, as in [::1]:1883", s)
+		return a
+	case strings.ContainsAny(bare, "/ []@") || bare != host && ipErr != nil:
+		k.fail(path, "address %q is not host:port, as in 127.0.0.1:1883", s)
+		return a
+	case ipErr != nil && bare != "" && strings.Trim(bare, "0123456789.") == "":
+		k.fail(path, "address %q: %q is not an IP address", s, bare)
+		return a
+	}
+	a = address{host: bare, port: int(n), every: bare == "" || ipErr == nil && ip.IsUnspecified()}
+	loopback := bare == "localhost" || ipErr == nil && ip.IsLoopback()
+	if !loopback && len(k.Users) == 0 {
+		k.fail(path, "address %q is open to the network and there are no users: whoever reaches it could do everything; "+
+			"add one with `weir user add NAME`, or listen on 127.0.0.1:%d", s, n)
+	}
+	return a
+}
+
+func checkOrigin(origin string) error {
+	if origin == "*" {
+		return errors.New(`origin "*" would let every page of the web in; name them, as in https://dash.example.com`)
+	}
+	u, err := url.Parse(origin)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Scheme+"://"+u.Host != origin {
+		return fmt.Errorf("origin %q is not scheme://host or scheme://host:port, as in https://dash.example.com", origin)
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package config
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/auth"
+)
+
+// Config is the whole of weir.yaml, checked, with defaults filled in.
+type Config struct {
+	Gateway   Gateway
+	Listeners Listeners
+	Journal   Journal
+	Devices   map[string]Section // by id; the driver decodes its own
+	Uplinks   map[string]Section // by id; the sink decodes its own
+	Routes    map[string]Route
+	Roles     map[string]auth.Role
+	Users     map[string]auth.User
+
+	Auth  *auth.Policy `yaml:"-"` // made of Users and Roles
+	Files []string     `yaml:"-"` // what was read, in order
+}
+
+// Gateway says who this gateway is.
+type Gateway struct {
+	// ID is part of every event id. Default: the host name, with what an id cannot
+	// hold replaced by "-".
+	ID string
+	// Site is the first level of the topics that devices are given. Default "weir".
+	Site string
+	// DataDir is where the journal and the state live; relative to the config file.
+	// Default /var/lib/weir for root, else $XDG_STATE_HOME/weir or ~/.local/state/weir.
+	DataDir string `yaml:"data_dir"`
+}
+
+// Listeners are the addresses, host:port. Without users they must be on loopback.
+type Listeners struct {
+	MQTT struct {
+		Address string // default 127.0.0.1:1883
+	}
+	HTTP struct {
+		Address string // default 127.0.0.1:8080
+		// Origins are the other web sites whose pages may connect, as
+		// scheme://host[:port]. Pages of this gateway always may.
+		Origins []string
+	}
+}
+
+// Journal bounds the store.
+type Journal struct {
+	MaxSize       Size          `yaml:"max_size"`       // default 2GiB
+	FlushInterval time.Duration `yaml:"flush_interval"` // default 1s
+}
+
+// Route sends what its topics match to an uplink.
+type Route struct {
+	Topics gateway.Filters
+	Uplink string
+}
+
+// Load reads file and the conf.d/*.yaml beside it, in order of name. Maps of several
+// files are put together; to define a key twice is an error. An empty file is valid,
+// and no file at all ("") is as good. The error is an Errors.
+func Load(file string) (*Config, error) {
+	root, files, err := read(file)
+	if err != nil {
+		return nil, err
+	}
+	if errs := root.src.secrets.expand(root); len(errs) > 0 {
+		return nil, errs.orNil()
+	}
+	c := defaults()
+	c.Files = files
+	if errs := decode(root, c); len(errs) > 0 {
+		return nil, errs.orNil()
+	}
+	if errs := c.check(root); len(errs) > 0 {
+		return nil, errs.orNil()
+	}
+	return c, nil
+}
+
+func defaults() *Config {
+	c := &Config{
+		Gateway: Gateway{ID: hostID(os.Hostname()), Site: "weir"},
+		Journal: Journal{MaxSize: 2 << 30, FlushInterval: time.Second},
+	}
+	c.Listeners.MQTT.Address = "127.0.0.1:1883"
+	c.Listeners.HTTP.Address = "127.0.0.1:8080"
+	return c
+}
+
+// hostID makes an id of a host name.
+func hostID(host string, err error) string {
+	if err != nil {
+		return "weir"
+	}
+	id := strings.Map(func(r rune) rune {
+		if validID(string(r)) || r == '.' || r == '-' {
+			return r
+		}
+		return '-'
+	}, host)
+	if id = strings.TrimLeft(id, ".-"); id == "" {
+		return "weir"
+	}
+	return id[:min(len(id), maxID)]
+}
+
+// read returns the files as one tree, and their names. The tree's own place is the
+// main file as a whole.
+func read(file string) (*node, []string, error) {
+	shared := &secrets{dir: filepath.Dir(file)}
+	root := &node{kind: dict, place: place{&source{name: file, secrets: shared}, 0, 0}}
+	if file == "" {
+		return root, nil, nil
+	}
+	names, errs := fragments(file, shared)
+	names = append([]string{file}, names...)
+	for _, name := range names {
+		src := &source{name: name, secrets: shared}
+		data, err := readFile(name)
+		if err != nil {
+			errs = append(errs, src.errorf(0, 0, "%v", err))
+			continue
+		}
+		n, parseErrs := parse(src, data)
+		if errs = append(errs, parseErrs...); len(parseErrs) == 0 {
+			errs = append(errs, root.merge(n)...)
+		}
+	}
+	return root, names, errs.orNil()
+}
+
+// fragments are the files of conf.d. One that would be passed over because of its
+// name is an error: somebody thinks that it counts.
+func fragments(file string, shared *secrets) (names []string, errs Errors) {
+	dir := filepath.Join(filepath.Dir(file), "conf.d")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, Errors{{File: dir, Message: reason(err).Error()}}
+	}
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		switch {
+		case strings.HasPrefix(e.Name(), "."):
+		case strings.HasSuffix(name, ".yaml"):
+			names = append(names, name)
+		case strings.HasSuffix(name, ".yml"):
+			errs = append(errs, &Error{File: name, Message: "files in conf.d must end in .yaml"})
+		}
+	}
+	return names, errs
+}
+
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, reason(err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	return data, reason(err)
+}
+
+// reason is err without the file's name, which is in front of the message already.
+func reason(err error) error {
+	if path := (*os.PathError)(nil); errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}

@@ -1,0 +1,72 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Size is a number of bytes, written 512KiB, 64MiB, 2GiB or 2GB.
+type Size int64
+
+type unit struct {
+	name   string
+	factor int64
+}
+
+var (
+	sizeUnits = []unit{
+		{"B", 1}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
+		{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
+	}
+	durationUnits = []unit{
+		{"ms", int64(time.Millisecond)}, {"s", int64(time.Second)}, {"m", int64(time.Minute)},
+		{"h", int64(time.Hour)}, {"d", 24 * int64(time.Hour)},
+	}
+)
+
+// String is the size with the largest unit that divides it.
+func (s Size) String() string {
+	for i := len(sizeUnits) - 1; i > 0; i-- {
+		if u := sizeUnits[i]; s >= Size(u.factor) && s%Size(u.factor) == 0 {
+			return strconv.FormatInt(int64(s)/u.factor, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(s), 10) + "B"
+}
+
+func parseSize(s string) (Size, error) {
+	n, ok := parseUnit(s, sizeUnits)
+	if !ok {
+		return 0, fmt.Errorf("expected a size such as 512KiB, 64MiB, 2GiB or 2GB")
+	}
+	return Size(n), nil
+}
+
+func parseDuration(s string) (time.Duration, error) {
+	n, ok := parseUnit(s, durationUnits)
+	if !ok {
+		return 0, fmt.Errorf("expected a duration such as 500ms, 5s, 10m, 2h or 7d")
+	}
+	return time.Duration(n), nil
+}
+
+// parseUnit reads a whole number and a unit, or a bare 0.
+func parseUnit(s string, units []unit) (int64, bool) {
+	digits := len(s) - len(strings.TrimLeft(s, "0123456789"))
+	n, err := strconv.ParseInt(s[:digits], 10, 64)
+	if err != nil {
+		return 0, false
+	}
+	if n == 0 && digits == len(s) {
+		return 0, true
+	}
+	for _, u := range units {
+		if s[digits:] == u.name {
+			return n * u.factor, n <= math.MaxInt64/u.factor
+		}
+	}
+	return 0, false
+}

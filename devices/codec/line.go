@@ -338,3 +338,18 @@ func decodeValue(d *json.Decoder, name string, add func(name, value string)) err
 	}
 	return nil
 }
+
+// Frames feeds p to s and emits a frame for every line that ends in it.
+func (l *Line) Frames(s *Splitter, p []byte, emit func(Frame)) {
+	refuse := func(reason string, raw []byte) {
+		emit(Frame{Garbage: reason, Raw: raw[:min(len(raw), rawKept)]})
+	}
+	s.Feed(p, func(line []byte) {
+		readings, garbage := l.Decode(line)
+		if garbage != "" {
+			refuse(garbage, line)
+			return
+		}
+		emit(Frame{Readings: readings})
+	}, refuse)
+}

@@ -1,0 +1,69 @@
+package serial
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// locked returns an error that names the holder if somebody has a lock on path. It opens
+// nothing; what it does not see, claim does.
+func locked(path string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return fmt.Errorf("find port: %w", err)
+	}
+	locks, err := os.ReadFile("/proc/locks")
+	if err != nil { // no such kernel option; claim decides
+		return nil
+	}
+	// "1: FLOCK  ADVISORY  WRITE 123 00:1a:3 0 EOF"; a waiter's line has "->" before FLOCK.
+	id := fmt.Sprintf("%02x:%02x:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev)), st.Ino)
+	for line := range bytes.Lines(locks) {
+		f := strings.Fields(string(line))
+		if len(f) >= 6 && f[1] == "FLOCK" && f[5] == id {
+			pid, _ := strconv.Atoi(f[4])
+			return inUseBy(path, pid)
+		}
+	}
+	return nil
+}
+
+// inUse returns the error for a port somebody else has, and looks for who it is.
+func inUse(path string) error {
+	var port unix.Stat_t
+	if unix.Stat(path, &port) != nil {
+		return inUseBy(path, 0)
+	}
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		pid, _ := strconv.Atoi(strings.Split(fd, "/")[2])
+		if pid == os.Getpid() { // we have just opened it ourselves
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Stat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == port.Rdev {
+			return inUseBy(path, pid)
+		}
+	}
+	return inUseBy(path, 0)
+}
+
+func inUseBy(path string, pid int) error {
+	switch {
+	case pid == os.Getpid():
+		return fmt.Errorf("port %s is in use by another device of this gateway", path)
+	case pid <= 0:
+		return fmt.Errorf("port %s is in use by another process", path)
+	}
+	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if name := strings.TrimSpace(string(comm)); name != "" {
+		return fmt.Errorf("port %s is in use by %s (process %d)", path, name, pid)
+	}
+	return fmt.Errorf("port %s is in use by process %d", path, pid)
+}

@@ -1,0 +1,353 @@
+package serial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/devices/serial/pty"
+)
+
+// TestMain can also be another process that holds a port.
+func TestMain(m *testing.M) {
+	if path := os.Getenv("WEIR_TEST_HOLD"); path != "" {
+		d := newDriver(Config{Port: path})
+		err := d.Run(context.Background(), func(codec.Frame) { fmt.Println("open") })
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func newDriver(cfg Config) *Driver {
+	line, err := codec.NewLine("json", nil)
+	if err != nil {
+		panic(err)
+	}
+	d, err := New(cfg, line)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}
+
+// running is a driver under test. Frames come as text: "up", "name=value …" or "!reason".
+type running struct {
+	t      *testing.T
+	frames chan string
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+func start(t *testing.T, cfg Config) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &running{t, make(chan string, 100), cancel, make(chan error, 1)}
+	d := newDriver(cfg)
+	go func() {
+		r.ended <- d.Run(ctx, func(f codec.Frame) {
+			s := "up"
+			if f.Garbage != "" {
+				s = "!" + f.Garbage
+			}
+			for i, v := range f.Readings {
+				if i == 0 {
+					s = ""
+				}
+				s += v.Name + "=" + v.Value + " "
+			}
+			r.frames <- strings.TrimSpace(s)
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case <-r.ended:
+		case <-time.After(10 * time.Second):
+			t.Error("did not end")
+		}
+	})
+	return r
+}
+
+func (r *running) want(frames ...string) {
+	r.t.Helper()
+	for _, want := range frames {
+		select {
+		case got := <-r.frames:
+			if got != want {
+				r.t.Fatalf("got frame %q, want %q", got, want)
+			}
+		case err := <-r.ended:
+			r.ended <- err
+			r.t.Fatalf("ended with %v, want %q", err, want)
+		case <-time.After(10 * time.Second):
+			r.t.Fatalf("no frame, want %q", want)
+		}
+	}
+}
+
+func (r *running) wantEnd(part string) {
+	r.t.Helper()
+	select {
+	case err := <-r.ended:
+		r.ended <- err
+		if err == nil || !strings.Contains(err.Error(), part) {
+			r.t.Fatalf("ended with %v, want %q", err, part)
+		}
+	case <-time.After(10 * time.Second):
+		r.t.Fatalf("did not end, want %q", part)
+	}
+}
+
+func plug(t *testing.T, link string) *pty.PTY {
+	t.Helper()
+	p, err := pty.Open(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
+func send(t *testing.T, p *pty.PTY, text string) {
+	t.Helper()
+	if _, err := p.Write([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReadsLines(t *testing.T) {
+	p := plug(t, "")
+	r := start(t, Config{Port: p.Path()})
+	r.want("up")
+	// As long as somebody is sending we cannot know that a line begins.
+	send(t, p, `"half":1}`+"\r\n"+`{"a":1.50}`+"\r\n\x00\xff\r\n"+`{"b":`)
+	r.want("!partial", "a=1.50", "!binary")
+	send(t, p, "2}\r\n")
+	r.want("b=2")
+	send(t, p, strings.Repeat("x", 5000)+"\r\n{\"c\":3}\r\n")
+	r.want("!overlong", "c=3")
+}
+
+func TestFirstLineAfterSilenceIsWhole(t *testing.T) {
+	p := plug(t, "")
+	r := start(t, Config{Port: p.Path(), Baud: 4_000_000})
+	r.want("up")
+	time.Sleep(300 * time.Millisecond) // the silence is the input here
+	send(t, p, `{"a":1}`+"\n")
+	r.want("a=1")
+}
+
+func TestUnplugIsReportedAtOnce(t *testing.T) {
+	p := plug(t, "")
+	r := start(t, Config{Port: p.Path()})
+	r.want("up")
+	p.Close()
+	r.wantEnd("unplugged")
+}
+
+func TestCancelIsQuick(t *testing.T) {
+	p := plug(t, "")
+	r := start(t, Config{Port: p.Path()})
+	r.want("up")
+	began := time.Now()
+	r.cancel()
+	r.wantEnd("context canceled")
+	if took := time.Since(began); took > 50*time.Millisecond {
+		t.Errorf("took %v", took)
+	}
+	if p.Listening() {
+		t.Error("left the port open")
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, Config{Port: filepath.Join(dir, "none")}).wantEnd("none is not there: not plugged in?")
+	start(t, Config{Port: file}).wantEnd("file is not a serial port")
+	start(t, Config{Port: "/dev/null"}).wantEnd("/dev/null is not a serial port")
+	start(t, Config{Port: dir}).wantEnd("is a directory")
+	start(t, Config{Port: "usb:ffff:ffff:none"}).wantEnd("no port of usb:ffff:ffff:none is there")
+}
+
+func TestOneAtATime(t *testing.T) {
+	p := plug(t, "")
+	r := start(t, Config{Port: p.Path()})
+	r.want("up")
+	start(t, Config{Port: p.Path()}).wantEnd("is in use by another device of this gateway")
+	if err := claimAs(p.Path()); err == nil || !strings.Contains(err.Error(), "is in use by ") {
+		t.Errorf("the lock itself: %v", err)
+	}
+	r.cancel()
+	r.wantEnd("canceled")
+	start(t, Config{Port: p.Path()}).want("up")
+}
+
+// claimAs claims without asking /proc/locks first, which would answer before the lock is tried.
+func claimAs(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return claim(f, path)
+}
+
+func TestAnotherProcessIsNamed(t *testing.T) {
+	p := plug(t, "")
+	holder := exec.Command(os.Args[0])
+	holder.Env = append(os.Environ(), "WEIR_TEST_HOLD="+p.Path())
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	who := fmt.Sprintf("(process %d)", holder.Process.Pid)
+	start(t, Config{Port: p.Path()}).wantEnd(who)
+	if err := claimAs(p.Path()); err == nil || !strings.Contains(err.Error(), who) {
+		t.Errorf("the lock itself: %v", err)
+	}
+	// Killed, it leaves nothing behind that would keep us out, root or not.
+	holder.Process.Kill()
+	holder.Wait()
+	err = withPort(t, p.Path(), func(fd int) error {
+		if n, err := unix.IoctlGetInt(fd, unix.TIOCGEXCL); n != 0 || err != nil {
+			return fmt.Errorf("exclusive %d, %v", n, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	start(t, Config{Port: p.Path()}).want("up")
+}
+
+func TestOthersExclusiveUseIsHonoured(t *testing.T) {
+	p := plug(t, "")
+	f, err := os.OpenFile(p.Path(), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := control(f, func(fd int) error { return unix.IoctlSetInt(fd, unix.TIOCEXCL, 0) }); err != nil {
+		t.Fatal(err)
+	}
+	start(t, Config{Port: p.Path()}).wantEnd("is in use by another process")
+}
+
+func withPort(t *testing.T, path string, fn func(fd int) error) error {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return control(f, fn)
+}
+
+func TestModeReachesThePort(t *testing.T) {
+	p := plug(t, "")
+	off := false
+	// A pseudo-terminal has no modem lines, and dtr: false must not fail for it.
+	r := start(t, Config{Port: p.Path(), Baud: 19200, DataBits: 7, Parity: "even", StopBits: 2, DTR: &off})
+	r.want("up")
+	withPort(t, p.Path(), func(fd int) error {
+		tio, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Linux, pty_set_termios: a pseudo-terminal is always CS8 and without parity.
+		if tio.Cflag&unix.CBAUD != unix.B19200 || tio.Cflag&unix.CSTOPB == 0 {
+			t.Errorf("cflag %x", tio.Cflag)
+		}
+		return nil
+	})
+}
+
+func TestConfigErrors(t *testing.T) {
+	for _, c := range []struct {
+		cfg  Config
+		want string
+	}{
+		{Config{}, "port: missing; it is a path such as /dev/serial/by-id/… or usb:VID:PID"},
+		{Config{Port: "ttyUSB0"}, `port: "ttyUSB0" is neither an absolute path nor usb:VID:PID`},
+		{Config{Port: "usb:1a86"}, `port: "usb:1a86" is not usb:VID:PID or usb:VID:PID:SERIAL, such as usb:1a86:7523`},
+		{Config{Port: "usb:1a86:752x"}, `port: "usb:1a86:752x" is not usb:VID:PID or usb:VID:PID:SERIAL, such as usb:1a86:7523`},
+		{Config{Port: "/dev/a", Baud: -1}, "baud: -1 is not between 1 and 4000000"},
+		{Config{Port: "/dev/a", DataBits: 9}, "data_bits: 9 is not between 5 and 8"},
+		{Config{Port: "/dev/a", Parity: "evne"}, `parity: "evne" is none of none, odd, even, mark, space`},
+		{Config{Port: "/dev/a", StopBits: 3}, "stop_bits: 3 is neither 1 nor 2"},
+		{Config{Port: "/dev/a", MaxLine: 1 << 20}, "max_line: 1048576 is not between 1 and 65536"},
+	} {
+		_, err := New(c.cfg, nil)
+		var key *codec.KeyError
+		if !errors.As(err, &key) || err.Error() != c.want {
+			t.Errorf("%+v: %v", c.cfg, err)
+		}
+	}
+}
+
+func TestFindUSB(t *testing.T) {
+	root := t.TempDir()
+	add := func(tty, device, vid, pid, serial string) {
+		usb := filepath.Join(root, "devices", device)
+		deep := filepath.Join(usb, device+":1.0", tty)
+		class := filepath.Join(root, "class", tty)
+		for _, err := range []error{
+			os.MkdirAll(deep, 0o700), os.MkdirAll(class, 0o700), os.Symlink(deep, filepath.Join(class, "device")),
+			os.WriteFile(filepath.Join(usb, "idVendor"), []byte(vid+"\n"), 0o600),
+			os.WriteFile(filepath.Join(usb, "idProduct"), []byte(pid+"\n"), 0o600),
+			os.WriteFile(filepath.Join(usb, "serial"), []byte(serial+"\n"), 0o600),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	add("ttyUSB0", "1-1", "1a86", "7523", "")
+	add("ttyUSB1", "1-2", "0403", "6001", "A50285BI")
+	add("ttyUSB2", "1-3", "0403", "6001", "A50285BJ")
+	add("ttyACM0", "1-4", "303a", "1001", "7C:DF:A1:00:00:01")
+	os.MkdirAll(filepath.Join(root, "class", "tty0"), 0o700)
+
+	for in, want := range map[string]string{
+		"usb:1A86:7523":                   "/dev/ttyUSB0",
+		"usb:0403:6001:A50285BJ":          "/dev/ttyUSB2",
+		"usb:303a:1001:7C:DF:A1:00:00:01": "/dev/ttyACM0",
+		"usb:1a86:7524":                   "no port of usb:1a86:7524 is there: not plugged in?",
+		"usb:0403:6001": "usb:0403:6001 is not one port but 2: /dev/ttyUSB1 (usb:0403:6001:A50285BI), " +
+			"/dev/ttyUSB2 (usb:0403:6001:A50285BJ); name one by its serial number or its path in /dev/serial/by-path",
+	} {
+		id, err := parseUSB(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := id.find(filepath.Join(root, "class"))
+		if err != nil {
+			got = err.Error()
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %q, want %q", in, got, want)
+		}
+	}
+}

@@ -1,0 +1,213 @@
+package mqtt
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/eclipse/paho.golang/packets"
+
+	"github.com/weir-iot/weir/gateway"
+)
+
+// idProperty is the user property that holds the event's id. Exactly one leaves with each
+// event: one that came with it, from a gateway before this one, would make two.
+const idProperty = "weir-id"
+
+// v5 is MQTT 5.
+type v5 struct{}
+
+func (v5) connect(to *bytes.Buffer, c *Config) error {
+	size := uint32(maxAnswer)
+	p := packets.Connect{
+		ProtocolName: "MQTT", ProtocolVersion: 5,
+		CleanStart:   true, // the cursor is the session
+		KeepAlive:    seconds(c.KeepAlive),
+		ClientID:     c.ClientID,
+		Username:     c.Username,
+		UsernameFlag: c.Username != "",
+		Password:     []byte(c.Password),
+		PasswordFlag: c.Password != "",
+		Properties:   &packets.Properties{MaximumPacketSize: &size},
+	}
+	_, err := p.WriteTo(to)
+	return err
+}
+
+func (v5) publish(to *bytes.Buffer, packetID uint16, e *gateway.Event, id string, retain bool, now time.Time) error {
+	if err := checkProperties(e); err != nil {
+		return err
+	}
+	props := packets.Properties{
+		ContentType:     e.ContentType,
+		ResponseTopic:   e.ResponseTopic,
+		CorrelationData: e.CorrelationData,
+		User:            []packets.User{{Key: idProperty, Value: id}},
+	}
+	if e.UTF8 {
+		one := byte(1)
+		props.PayloadFormat = &one
+	}
+	if e.Expiry > 0 {
+		left := remaining(e, now)
+		props.MessageExpiry = &left
+	}
+	for _, p := range e.UserProperties {
+		if p.Key != idProperty {
+			props.User = append(props.User, packets.User{Key: p.Key, Value: p.Value})
+		}
+	}
+	p := packets.Publish{
+		Topic: e.Topic, Payload: e.Payload, QoS: 1, Retain: retain,
+		PacketID: packetID, Properties: &props,
+	}
+	_, err := p.WriteTo(to)
+	return err
+}
+
+// remaining is the message expiry interval that is left (§3.3.2.3.3), in seconds, rounded up.
+// A clock that went back does not add to it.
+func remaining(e *gateway.Event, now time.Time) uint32 {
+	left := min(e.Expiry-now.Sub(e.Accepted), e.Expiry)
+	s := int64((left + time.Second - 1) / time.Second)
+	return uint32(min(max(s, 1), math.MaxUint32))
+}
+
+// checkProperties refuses what a broker would answer by ending the connection, which would
+// then happen again and again.
+func checkProperties(e *gateway.Event) error {
+	if e.ResponseTopic != "" {
+		if err := gateway.ValidateTopic(e.ResponseTopic); err != nil {
+			return gateway.Errorf(gateway.ErrInvalid, "response topic: %w", err)
+		}
+	}
+	if err := checkText(e.ContentType); err != nil {
+		return gateway.Errorf(gateway.ErrInvalid, "content type: %w", err)
+	}
+	if len(e.CorrelationData) > math.MaxUint16 {
+		return gateway.Errorf(gateway.ErrInvalid, "correlation data of %d bytes", len(e.CorrelationData))
+	}
+	for _, p := range e.UserProperties {
+		if err := errors.Join(checkText(p.Key), checkText(p.Value)); err != nil {
+			return gateway.Errorf(gateway.ErrInvalid, "user property: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkText checks a UTF-8 encoded string (§1.5.4).
+func checkText(s string) error {
+	switch {
+	case len(s) > math.MaxUint16:
+		return fmt.Errorf("text of %d bytes; 65535 is the most", len(s))
+	case !utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0:
+		return errors.New("text is not valid UTF-8")
+	}
+	return nil
+}
+
+func (v5) read(from *bufio.Reader) (answer, error) {
+	cp, err := packets.ReadPacket(from)
+	if err != nil {
+		return answer{}, err
+	}
+	switch p := cp.Content.(type) {
+	case *packets.Connack:
+		a := answer{kind: connack, limits: limitsOf(p.Properties)}
+		if p.ReasonCode >= 0x80 {
+			a.err = reason(p.ReasonCode, p.Properties)
+		}
+		return a, nil
+	case *packets.Puback:
+		return answer{kind: puback, packetID: p.PacketID, err: refusal(p)}, nil
+	case *packets.Pingresp:
+		return answer{kind: pingresp}, nil
+	case *packets.Disconnect:
+		return answer{kind: disconnack, err: reason(p.ReasonCode, p.Properties)}, nil
+	default:
+		return answer{}, fmt.Errorf("the far end sent a packet that makes no sense here: %s", cp.PacketType())
+	}
+}
+
+func limitsOf(p *packets.Properties) (l limits) {
+	if p.ReceiveMaximum != nil {
+		l.window = int(*p.ReceiveMaximum)
+	}
+	if p.MaximumPacketSize != nil {
+		l.maxPacket = int(min(*p.MaximumPacketSize, math.MaxInt32))
+	}
+	if p.ServerKeepAlive != nil {
+		l.keepAlive = time.Duration(*p.ServerKeepAlive) * time.Second
+	}
+	l.noRetain = p.RetainAvailable != nil && *p.RetainAvailable == 0
+	l.noQoS1 = p.MaximumQOS != nil && *p.MaximumQOS == 0
+	return l
+}
+
+// refusal turns a PUBACK (§3.4.2.1) into what the pump asks: nil for "it is with us", no
+// matching subscribers included; invalid or denied for never; anything else for later.
+func refusal(p *packets.Puback) error {
+	if p.ReasonCode < 0x80 {
+		return nil
+	}
+	err := reason(p.ReasonCode, p.Properties)
+	switch p.ReasonCode {
+	case packets.PubackNotAuthorized:
+		return gateway.Errorf(gateway.ErrDenied, "%w", err)
+	case packets.PubackTopicNameInvalid, packets.PubackPayloadFormatInvalid:
+		return gateway.Errorf(gateway.ErrInvalid, "%w", err)
+	case packets.PubackQuotaExceeded:
+		return gateway.Errorf(gateway.ErrFull, "%w", err)
+	}
+	return gateway.Errorf(gateway.ErrTransient, "%w", err)
+}
+
+// reason is a reason code in words (§2.4), with what the far end adds.
+func reason(code byte, p *packets.Properties) error {
+	words := reasons[code]
+	if words == "" {
+		words = "no reason known"
+	}
+	if p != nil && p.ReasonString != "" {
+		return fmt.Errorf("%s (0x%02x: %q)", words, code, p.ReasonString)
+	}
+	return fmt.Errorf("%s (0x%02x)", words, code)
+}
+
+var reasons = map[byte]string{
+	0x00: "it said goodbye",
+	0x80: "no reason given",
+	0x81: "it found a packet malformed",
+	0x82: "it found a packet against the protocol",
+	0x83: "its own reasons",
+	0x84: "it does not speak MQTT 5",
+	0x85: "it does not allow this client id",
+	0x86: "bad user name or password",
+	0x87: "not authorized",
+	0x88: "it is unavailable",
+	0x89: "it is busy",
+	0x8A: "this client is banned",
+	0x8B: "it is shutting down",
+	0x8C: "bad authentication method",
+	0x8D: "keep alive timeout",
+	0x8E: "another client connected with the same client id",
+	0x90: "it does not allow this topic",
+	0x91: "packet identifier in use",
+	0x93: "more publishes in flight than its receive maximum",
+	0x94: "invalid topic alias",
+	0x95: "packet too large",
+	0x96: "message rate too high",
+	0x97: "quota exceeded",
+	0x98: "ended by its administrator",
+	0x99: "the payload is not what its format indicator says",
+	0x9A: "it does not retain messages",
+	0x9B: "it does not support this QoS",
+	0x9C: "use another server",
+	0x9D: "the server has moved",
+	0x9F: "connections come too fast",
+}

@@ -1,0 +1,343 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+
+	"github.com/weir-iot/weir/gateway"
+)
+
+// State is what is keyed and small: cursors, sessions, retained messages, QoS 2
+// identifiers. It is a view of the journal: whoever keeps something here also keeps
+// the offset it reflects, and rolls it forward at start. It is safe for concurrent use.
+//
+// Badger does the work, boxed: one goroutine commits, one transaction and one sync for
+// all who wait; every value carries a sum; and a directory that Badger cannot open,
+// or panics on, is set aside and a fresh one begun, because the gateway always boots.
+type State struct {
+	dir  string
+	log  *slog.Logger
+	lock *os.File
+	db   *badger.DB
+
+	requests chan *change
+	stopped  chan struct{} // closed when no request will be taken any more
+	ended    chan struct{}
+	once     sync.Once
+
+	unfinished bool // a large change was begun and has not ended; the committer's own
+
+	reading sync.RWMutex // held for writing while a large change is made visible
+	commits atomic.Uint64
+	damaged atomic.Uint64
+}
+
+// What fits in one Badger transaction of the options below, with room to spare; what is larger is
+// staged, see stage.go. Values are cut in pieces because of ristretto's allocator: on a
+// 32-bit machine it destroys data when a table builder outgrows its first chunk,
+// which blocks much larger than BlockSize make it do.
+const (
+	txnBytes  = 192 << 10
+	txnKeys   = 1500
+	pieceSize = 8 << 10
+	maxKey    = 32 << 10
+	maxBucket = 255
+	stateFree = 16 << 20 // bytes; with less on the disk Apply refuses: Badger dies of a full one
+)
+
+func stateOptions(dir string, log *slog.Logger) badger.Options {
+	o := badger.DefaultOptions(dir).
+		WithLogger(badgerLog{log}).
+		WithSyncWrites(true).
+		WithMemTableSize(2 << 20).
+		WithNumMemtables(2).
+		WithBlockSize(32 << 10).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
+		WithValueLogFileSize(4 << 20).
+		WithNumLevelZeroTables(4).
+		WithNumLevelZeroTablesStall(8).
+		WithNumCompactors(2).
+		WithBaseTableSize(2 << 20).
+		WithBaseLevelSize(8 << 20).
+		WithCompression(options.None).
+		WithDetectConflicts(false).
+		WithMetricsEnabled(false).
+		WithNumGoroutines(1).
+		WithValueThreshold(64 << 10). // above every piece: the value log stays empty
+		WithNumVersionsToKeep(1).
+		WithVerifyValueChecksum(true).
+		WithChecksumVerificationMode(options.OnBlockRead)
+	o.TableSizeMultiplier = 1 // tables of one size, so that the pool has chunks of one size
+	return o
+}
+
+// OpenState opens the state in dir, or begins one. It fails if another process has it, or if
+// the disk is full (ErrFull); a damaged one is renamed to dir.damaged-N, which the log says, and
+// the callers roll forward from the journal.
+func OpenState(dir string, log *slog.Logger) (*State, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, fmt.Errorf("open state: %w", err)
+	}
+	// The lock is beside the directory, because that may be set aside.
+	lock, err := lockFile(dir + ".lock")
+	if err != nil {
+		return nil, fmt.Errorf("open state: %w", err)
+	}
+	s := &State{
+		dir: dir, log: log, lock: lock,
+		requests: make(chan *change, 64), stopped: make(chan struct{}), ended: make(chan struct{}),
+	}
+	if err := s.open(); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("open state in %s: %w", dir, err)
+	}
+	go s.commit()
+	return s, nil
+}
+
+func (s *State) open() error {
+	if err := s.checkFree(); err != nil {
+		return err
+	}
+	err := s.openBadger()
+	if err == nil {
+		return nil
+	}
+	if errors.Is(writeKind(err), gateway.ErrFull) {
+		return gateway.Errorf(gateway.ErrFull, "%w", err)
+	}
+	aside := ""
+	for n := 1; ; n++ {
+		aside = fmt.Sprintf("%s.damaged-%d", s.dir, n)
+		if _, serr := os.Stat(aside); errors.Is(serr, os.ErrNotExist) {
+			break
+		}
+	}
+	if rerr := os.Rename(s.dir, aside); rerr != nil {
+		return errors.Join(err, rerr)
+	}
+	s.log.Error("the state is damaged; it is set aside and a fresh one begins", "path", aside, "error", err)
+	s.damaged.Add(1)
+	if err := os.MkdirAll(s.dir, 0o750); err != nil {
+		return err
+	}
+	return s.openBadger()
+}
+
+// openBadger turns a panic, which some damage causes, into an error.
+func (s *State) openBadger() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("badger panicked: %v", p)
+		}
+	}()
+	db, err := badger.Open(stateOptions(s.dir, s.log))
+	if err != nil {
+		return err
+	}
+	s.db = db
+	if err := s.finishStaged(); err != nil {
+		db.Close()
+		return err
+	}
+	return nil
+}
+
+func (s *State) checkFree() error {
+	free, err := osDisk{}.Free(filepath.Dir(s.dir))
+	if err != nil {
+		return err
+	}
+	if free < stateFree {
+		return gateway.Errorf(gateway.ErrFull, "the state needs %d bytes free on the disk and there are %d", stateFree, free)
+	}
+	return nil
+}
+
+// Values are kept under 'v', bucket, key: a sum over key and value, the number of
+// further pieces, and the first piece. The further ones are under 'p'. 's' is for changes
+// that are staged.
+const (
+	spaceValue  = 'v'
+	spacePiece  = 'p'
+	spaceStaged = 's'
+)
+
+func valueKey(bucket, key string) []byte {
+	k := make([]byte, 0, 2+len(bucket)+len(key))
+	k = append(k, spaceValue, byte(len(bucket)))
+	k = append(k, bucket...)
+	return append(k, key...)
+}
+
+// pieceKey has the lengths in front, so that no piece of one key is another's.
+func pieceKey(bucket, key string, n int) []byte {
+	k := append([]byte{spacePiece, byte(len(bucket))}, bucket...)
+	k = binary.BigEndian.AppendUint32(k, uint32(len(key)))
+	k = append(k, key...)
+	return binary.BigEndian.AppendUint32(k, uint32(n))
+}
+
+func valueSum(bucket, key string, value []byte) uint32 {
+	sum := crc32.Checksum(appendString(nil, bucket), castagnoli)
+	sum = crc32.Update(sum, castagnoli, appendString(nil, key))
+	return crc32.Update(sum, castagnoli, value)
+}
+
+var errDamagedValue = errors.New("the value is not what was written")
+
+// load puts the value of an item together again.
+func load(txn *badger.Txn, item *badger.Item, bucket, key string) ([]byte, error) {
+	head, err := item.ValueCopy(nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(head) < 8 {
+		return nil, errDamagedValue
+	}
+	value := head[8:]
+	for n := range int(binary.LittleEndian.Uint32(head[4:])) {
+		piece, err := txn.Get(pieceKey(bucket, key, n))
+		if err != nil {
+			return nil, errors.Join(errDamagedValue, err)
+		}
+		if err := piece.Value(func(b []byte) error { value = append(value, b...); return nil }); err != nil {
+			return nil, err
+		}
+	}
+	if binary.LittleEndian.Uint32(head) != valueSum(bucket, key, value) {
+		return nil, errDamagedValue
+	}
+	return value, nil
+}
+
+// Get returns the value of key in bucket, and whether there is one. A value that is damaged
+// is none: it is logged, and what it was comes back from the journal or begins again.
+func (s *State) Get(bucket, key string) (value []byte, ok bool, err error) {
+	if err := checkName(bucket, key); err != nil {
+		return nil, false, err
+	}
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	err = s.guard("read", func() error {
+		return s.db.View(func(txn *badger.Txn) error {
+			item, err := txn.Get(valueKey(bucket, key))
+			if errors.Is(err, badger.ErrKeyNotFound) {
+				return nil
+			}
+			if err == nil {
+				value, err = load(txn, item, bucket, key)
+			}
+			if err != nil {
+				s.tellDamaged(bucket, key, err)
+				return nil
+			}
+			ok = true
+			return nil
+		})
+	})
+	return value, ok, err
+}
+
+// Each calls fn with every key of bucket that begins with prefix, in order, and stops at the
+// first error. fn may keep value, and may not call Apply. Damaged values are passed as in Get.
+func (s *State) Each(bucket, prefix string, fn func(key string, value []byte) error) error {
+	if err := checkName(bucket, prefix); err != nil {
+		return err
+	}
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	return s.guard("read", func() error {
+		return s.db.View(func(txn *badger.Txn) error {
+			o := badger.DefaultIteratorOptions
+			o.PrefetchValues = false
+			o.Prefix = valueKey(bucket, prefix)
+			it := txn.NewIterator(o)
+			defer it.Close()
+			for it.Rewind(); it.Valid(); it.Next() {
+				item := it.Item()
+				key := string(item.Key()[2+len(bucket):])
+				value, err := load(txn, item, bucket, key)
+				if err != nil {
+					s.tellDamaged(bucket, key, err)
+					continue
+				}
+				if err := fn(key, value); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+func (s *State) tellDamaged(bucket, key string, err error) {
+	s.damaged.Add(1)
+	s.log.Error("a value of the state is damaged and counts as missing", "bucket", bucket, "key", key, "error", err)
+}
+
+// guard turns a panic of Badger, which damaged tables can cause, into an error.
+func (s *State) guard(what string, fn func() error) (err error) {
+	select {
+	case <-s.stopped:
+		return gateway.Errorf(gateway.ErrTransient, "the state is closed")
+	default:
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = gateway.Errorf(gateway.ErrTransient, "%s state: badger panicked: %v", what, p)
+		}
+	}()
+	return fn()
+}
+
+func checkName(bucket, key string) error {
+	if bucket == "" || len(bucket) > maxBucket || len(key) > maxKey {
+		return gateway.Errorf(gateway.ErrInvalid, "bucket of %d and key of %d bytes; 1 to %d and up to %d are possible", len(bucket), len(key), maxBucket, maxKey)
+	}
+	return nil
+}
+
+// Close commits what was handed to Apply and closes the state.
+func (s *State) Close() error {
+	s.once.Do(func() { close(s.stopped) })
+	<-s.ended
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if s.lock == nil {
+		return nil
+	}
+	err := errors.Join(s.db.Close(), s.lock.Close())
+	s.lock = nil
+	return err
+}
+
+// badgerLog takes Badger's warnings and errors to the log; the rest it says is of no
+// use to who runs a gateway.
+type badgerLog struct{ log *slog.Logger }
+
+func (l badgerLog) Errorf(f string, a ...any) {
+	l.log.Error("badger", "said", strings.TrimSpace(fmt.Sprintf(f, a...)))
+}
+
+func (l badgerLog) Warningf(f string, a ...any) {
+	l.log.Warn("badger", "said", strings.TrimSpace(fmt.Sprintf(f, a...)))
+}
+
+func (badgerLog) Infof(string, ...any)  {}
+func (badgerLog) Debugf(string, ...any) {}

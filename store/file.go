@@ -39,10 +39,10 @@ type File interface {
 	Size() (int64, error)
 }
 
-// osDisk is the operating system's.
-type osDisk struct{}
+// OSDisk is the Disk of the operating system.
+type OSDisk struct{}
 
-func (osDisk) Open(path string, create bool) (File, error) {
+func (OSDisk) Open(path string, create bool) (File, error) {
 	flags := os.O_RDWR
 	if create {
 		flags |= os.O_CREATE | os.O_EXCL
@@ -54,10 +54,10 @@ func (osDisk) Open(path string, create bool) (File, error) {
 	return osFile{f}, nil
 }
 
-func (osDisk) Rename(from, to string) error { return os.Rename(from, to) }
-func (osDisk) Remove(path string) error     { return os.Remove(path) }
+func (OSDisk) Rename(from, to string) error { return os.Rename(from, to) }
+func (OSDisk) Remove(path string) error     { return os.Remove(path) }
 
-func (osDisk) SyncDir(dir string) error {
+func (OSDisk) SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func (osDisk) SyncDir(dir string) error {
 	return d.Sync()
 }
 
-func (osDisk) Free(dir string) (int64, error) {
+func (OSDisk) Free(dir string) (int64, error) {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(dir, &fs); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}

@@ -74,7 +74,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.MachineID = machineID
 	}
 	if o.Disk == nil {
-		o.Disk = osDisk{}
+		o.Disk = OSDisk{}
 	}
 	o.Observer = o.Observer.OrNop()
 	return o, nil

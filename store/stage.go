@@ -41,7 +41,7 @@ func (s *State) Apply(bucket string, changes map[string][]byte) error {
 	select {
 	case s.requests <- c:
 	case <-s.stopped:
-		return gateway.Errorf(gateway.ErrTransient, "the state is closed")
+		return errStateClosed
 	}
 	select {
 	case err := <-c.done:
@@ -51,7 +51,7 @@ func (s *State) Apply(bucket string, changes map[string][]byte) error {
 		case err := <-c.done:
 			return err
 		default:
-			return gateway.Errorf(gateway.ErrTransient, "the state is closed")
+			return errStateClosed
 		}
 	}
 }
@@ -286,8 +286,8 @@ func (s *State) stage(c *change) error {
 
 // makeStaged makes the change in data, which is staged in n pieces and marked.
 func (s *State) makeStaged(data []byte, n int) error {
-	s.reading.Lock() // nobody sees half of it
-	defer s.reading.Unlock()
+	s.mu.Lock() // nobody begins to read while half of it is made
+	defer s.mu.Unlock()
 	txn := s.db.NewTransaction(false)
 	defer txn.Discard()
 	out := &series{db: s.db}

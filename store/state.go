@@ -38,9 +38,10 @@ type State struct {
 
 	unfinished bool // a large change was begun and has not ended; the committer's own
 
-	reading sync.RWMutex // held for writing while a large change is made visible
+	mu      sync.Mutex     // guards closed, and is held while a large change is made visible
+	closed  bool           // no reader may begin
+	readers sync.WaitGroup // those that have begun
 	commits atomic.Uint64
-	damaged atomic.Uint64
 }
 
 // What fits in one Badger transaction of the options below, with room to spare; what is larger is
@@ -114,9 +115,21 @@ func (s *State) open() error {
 	if err := s.checkFree(); err != nil {
 		return err
 	}
-	err := s.openBadger()
+	attempts := strikes{s.dir + ".opening"}
+	tooMany, err := attempts.begin()
+	switch {
+	case err != nil:
+		return err
+	case tooMany:
+		err = fmt.Errorf("the process ended %d times while it was opened", maxStrikes)
+	default:
+		err = s.openBadger()
+	}
 	if err == nil {
-		return nil
+		return attempts.end()
+	}
+	if err := attempts.end(); err != nil {
+		return err
 	}
 	if errors.Is(writeKind(err), gateway.ErrFull) {
 		return gateway.Errorf(gateway.ErrFull, "%w", err)
@@ -132,7 +145,6 @@ func (s *State) open() error {
 		return errors.Join(err, rerr)
 	}
 	s.log.Error("the state is damaged; it is set aside and a fresh one begins", "path", aside, "error", err)
-	s.damaged.Add(1)
 	if err := os.MkdirAll(s.dir, 0o750); err != nil {
 		return err
 	}
@@ -146,6 +158,9 @@ func (s *State) openBadger() (err error) {
 			err = fmt.Errorf("badger panicked: %v", p)
 		}
 	}()
+	if err := checkTables(s.dir); err != nil {
+		return err
+	}
 	db, err := badger.Open(stateOptions(s.dir, s.log))
 	if err != nil {
 		return err
@@ -159,7 +174,7 @@ func (s *State) openBadger() (err error) {
 }
 
 func (s *State) checkFree() error {
-	free, err := osDisk{}.Free(filepath.Dir(s.dir))
+	free, err := OSDisk{}.Free(filepath.Dir(s.dir))
 	if err != nil {
 		return err
 	}
@@ -232,79 +247,73 @@ func (s *State) Get(bucket, key string) (value []byte, ok bool, err error) {
 	if err := checkName(bucket, key); err != nil {
 		return nil, false, err
 	}
-	s.reading.RLock()
-	defer s.reading.RUnlock()
-	err = s.guard("read", func() error {
-		return s.db.View(func(txn *badger.Txn) error {
-			item, err := txn.Get(valueKey(bucket, key))
-			if errors.Is(err, badger.ErrKeyNotFound) {
-				return nil
-			}
-			if err == nil {
-				value, err = load(txn, item, bucket, key)
-			}
-			if err != nil {
-				s.tellDamaged(bucket, key, err)
-				return nil
-			}
-			ok = true
+	err = s.read(func(txn *badger.Txn) error {
+		item, err := txn.Get(valueKey(bucket, key))
+		if errors.Is(err, badger.ErrKeyNotFound) {
 			return nil
-		})
+		}
+		if err == nil {
+			value, err = load(txn, item, bucket, key)
+		}
+		if err != nil {
+			s.tellDamaged(bucket, key, err)
+			return nil
+		}
+		ok = true
+		return nil
 	})
 	return value, ok, err
 }
 
 // Each calls fn with every key of bucket that begins with prefix, in order, and stops at the
-// first error. fn may keep value, and may not call Apply. Damaged values are passed as in Get.
+// first error. It sees the state as it was when it was called. fn may keep value. Damaged
+// values are passed, as in Get.
 func (s *State) Each(bucket, prefix string, fn func(key string, value []byte) error) error {
 	if err := checkName(bucket, prefix); err != nil {
 		return err
 	}
-	s.reading.RLock()
-	defer s.reading.RUnlock()
-	return s.guard("read", func() error {
-		return s.db.View(func(txn *badger.Txn) error {
-			o := badger.DefaultIteratorOptions
-			o.PrefetchValues = false
-			o.Prefix = valueKey(bucket, prefix)
-			it := txn.NewIterator(o)
-			defer it.Close()
-			for it.Rewind(); it.Valid(); it.Next() {
-				item := it.Item()
-				key := string(item.Key()[2+len(bucket):])
-				value, err := load(txn, item, bucket, key)
-				if err != nil {
-					s.tellDamaged(bucket, key, err)
-					continue
-				}
-				if err := fn(key, value); err != nil {
-					return err
-				}
+	return s.read(func(txn *badger.Txn) error {
+		o := badger.DefaultIteratorOptions
+		o.PrefetchValues = false
+		o.Prefix = valueKey(bucket, prefix)
+		it := txn.NewIterator(o)
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			item := it.Item()
+			key := string(item.Key()[2+len(bucket):])
+			value, err := load(txn, item, bucket, key)
+			if err != nil {
+				s.tellDamaged(bucket, key, err)
+				continue
 			}
-			return nil
-		})
+			if err := fn(key, value); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
 func (s *State) tellDamaged(bucket, key string, err error) {
-	s.damaged.Add(1)
 	s.log.Error("a value of the state is damaged and counts as missing", "bucket", bucket, "key", key, "error", err)
 }
 
-// guard turns a panic of Badger, which damaged tables can cause, into an error.
-func (s *State) guard(what string, fn func() error) (err error) {
-	select {
-	case <-s.stopped:
-		return gateway.Errorf(gateway.ErrTransient, "the state is closed")
-	default:
+// read calls fn with a view in which no change is half made.
+func (s *State) read(fn func(*badger.Txn) error) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return errStateClosed
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = gateway.Errorf(gateway.ErrTransient, "%s state: badger panicked: %v", what, p)
-		}
-	}()
-	return fn()
+	s.readers.Add(1)
+	defer s.readers.Done()
+	txn := s.db.NewTransaction(false)
+	s.mu.Unlock()
+	defer txn.Discard()
+	return fn(txn)
 }
+
+var errStateClosed = gateway.Errorf(gateway.ErrTransient, "the state is closed")
 
 func checkName(bucket, key string) error {
 	if bucket == "" || len(bucket) > maxBucket || len(key) > maxKey {
@@ -313,18 +322,19 @@ func checkName(bucket, key string) error {
 	return nil
 }
 
-// Close commits what was handed to Apply and closes the state.
+// Close commits what was handed to Apply, waits for readers and closes the state.
 func (s *State) Close() error {
 	s.once.Do(func() { close(s.stopped) })
 	<-s.ended
-	s.reading.Lock()
-	defer s.reading.Unlock()
-	if s.lock == nil {
+	s.mu.Lock()
+	closed := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if closed {
 		return nil
 	}
-	err := errors.Join(s.db.Close(), s.lock.Close())
-	s.lock = nil
-	return err
+	s.readers.Wait()
+	return errors.Join(s.db.Close(), s.lock.Close())
 }
 
 // badgerLog takes Badger's warnings and errors to the log; the rest it says is of no

@@ -2,6 +2,7 @@ package bridgetest
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"net"
 	"sync"
@@ -18,6 +19,8 @@ type Broker struct {
 	Answer func(Publish) (code int)
 	// Silent ignores pings.
 	Silent bool
+	// TLS, if set, is what it speaks below MQTT.
+	TLS *tls.Config
 
 	l net.Listener
 
@@ -44,6 +47,9 @@ func (b *Broker) Start(t testing.TB) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if b.TLS != nil {
+		l = tls.NewListener(l, b.TLS)
 	}
 	b.l, b.conns = l, map[net.Conn]bool{}
 	b.work.Go(b.accept)

@@ -144,12 +144,18 @@ func (l *link) connect(deadline time.Time) error {
 	return l.conn.SetReadDeadline(time.Time{})
 }
 
-// read reads one packet.
-func (l *link) read() (answer, error) {
-	if err := checkSize(l.r); err != nil {
+// read reads one packet. A far end that sends what makes a codec panic (a property length
+// that is negative in 32 bits does) loses its connection, and nothing else happens.
+func (l *link) read() (a answer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the far end sent a malformed packet: %v", p)
+		}
+	}()
+	if err := checkHeader(l.r); err != nil {
 		return answer{}, closed(err)
 	}
-	a, err := l.s.codec.read(l.r)
+	a, err = l.s.codec.read(l.r)
 	return a, closed(err)
 }
 
@@ -160,13 +166,19 @@ func closed(err error) error {
 	return err
 }
 
-// checkSize looks at the fixed header (§2.1) before a codec allocates what it says.
-func checkSize(r *bufio.Reader) error {
+// checkHeader looks at the fixed header (§2.1) before a codec sees it: the codecs allocate
+// what it says, and know packets that have no business here.
+func checkHeader(r *bufio.Reader) error {
 	size := 0
 	for n := 2; n <= 5; n++ {
 		head, err := r.Peek(n)
 		if err != nil {
 			return err
+		}
+		switch kind := head[0] >> 4; kind {
+		case connack, puback, pingresp, disconnack:
+		default:
+			return fmt.Errorf("the far end sent a packet of type %d, which makes no sense here", kind)
 		}
 		size |= int(head[n-1]&0x7f) << (7 * (n - 2))
 		if head[n-1] < 0x80 {

@@ -197,11 +197,11 @@ func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func()
 
 // dial makes the TCP connection, and TLS on it.
 func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
-	dialing, cancel := context.WithTimeoutCause(ctx, s.c.ConnectTimeout, errors.New("timeout"))
+	dialing, cancel := context.WithTimeout(ctx, s.c.ConnectTimeout)
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(dialing, "tcp", s.address)
 	if err != nil {
-		return nil, s.timeout(dialing, err)
+		return nil, s.timeout(err)
 	}
 	// What lies in the kernel's buffer looks sent. A small buffer keeps a slow link from
 	// looking like a dead one: with it, AckTimeout has to cover 64 KiB, not megabytes.
@@ -217,13 +217,13 @@ func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
 	secure := tls.Client(conn, s.tls)
 	if err := secure.HandshakeContext(dialing); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("TLS: %w", s.timeout(dialing, err))
+		return nil, fmt.Errorf("TLS: %w", s.timeout(err))
 	}
 	return secure, nil
 }
 
-func (s *Sink) timeout(ctx context.Context, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+func (s *Sink) timeout(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("no answer within %v", s.c.ConnectTimeout)
 	}
 	return err

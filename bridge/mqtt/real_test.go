@@ -1,0 +1,105 @@
+package mqtt_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/weir-iot/weir/bridge"
+	"github.com/weir-iot/weir/bridge/bridgetest"
+	"github.com/weir-iot/weir/gateway"
+)
+
+// pump runs a pump of "up/#" to s until the test ends.
+func pump(t *testing.T, s bridge.Sink, hub *gateway.Hub, state *bridgetest.State) *bridge.Pump {
+	t.Helper()
+	p, err := bridge.NewPump(bridge.PumpOptions{
+		Uplink: "far", GatewayID: bridgetest.GatewayID, Sink: s, Hub: hub, State: state,
+		Filters:  gateway.Filters{gateway.MustFilter("up/#")},
+		MinPause: time.Millisecond, MaxPause: 50 * time.Millisecond, CommitEvery: 5 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan error, 1)
+	go func() { over <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-over; err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// The broker itself goes away and comes back, a few times, while events keep coming.
+func TestMosquittoRestarts(t *testing.T) {
+	for _, version := range []string{"5", "3.1.1"} {
+		t.Run(version, func(t *testing.T) {
+			m := bridgetest.StartMosquitto(t)
+			c := bridgetest.Collect(t, m.Addr, "up/#")
+			log, hub := bridgetest.NewLog("e1")
+			p := pump(t, newSink(t, m.Addr, version), hub, bridgetest.NewState())
+			n := 0
+			add := func(more int) {
+				for range more {
+					n++
+					log.Append(&gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(n)), Accepted: time.Now()})
+				}
+			}
+			for range 3 {
+				add(200)
+				until(t, "some are delivered", func() bool { return p.Status().Delivered > uint64(n-150) })
+				m.Stop()
+				add(50)
+				until(t, "it is seen", func() bool { return !p.Status().Up })
+				m.Start()
+			}
+			until(t, "all are delivered", func() bool { return p.Status().Delivered == uint64(n) })
+			first := func() []int {
+				var order []int
+				seen := map[string]bool{}
+				for _, a := range c.Arrivals() {
+					if !seen[a.Payload] {
+						seen[a.Payload] = true
+						i, _ := strconv.Atoi(a.Payload)
+						order = append(order, i)
+					}
+				}
+				return order
+			}
+			until(t, "all have arrived", func() bool { return len(first()) == n })
+			for i, got := range first() {
+				if got != i+1 {
+					t.Fatalf("arrival %d is event %d", i+1, got)
+				}
+			}
+		})
+	}
+}
+
+// What the broker's access list forbids becomes a dead letter in version 5, and the rest goes on.
+func TestMosquittoDenies(t *testing.T) {
+	acl := filepath.Join(t.TempDir(), "acl")
+	if err := os.WriteFile(acl, []byte("topic read #\ntopic write up/open\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := bridgetest.StartMosquitto(t, "acl_file "+acl)
+	log, hub := bridgetest.NewLog("e1")
+	p := pump(t, newSink(t, m.Addr, "5"), hub, bridgetest.NewState())
+	for i := range 30 {
+		topic := "up/open"
+		if i%10 == 5 {
+			topic = "up/closed"
+		}
+		log.Append(&gateway.Event{Topic: topic, Accepted: time.Now()})
+	}
+	until(t, "all are done with", func() bool { return p.Status().Position.Offset == 30 })
+	if s := p.Status(); s.Delivered != 27 || s.Dead != 3 || !s.Up || s.Retried != 0 {
+		t.Errorf("%+v", s)
+	}
+}

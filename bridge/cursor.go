@@ -67,7 +67,7 @@ func OpenCursor(hub *gateway.Hub, state State, uplink string, filters gateway.Fi
 		from, c.gap = hub.Resume(at)
 	} else {
 		from, _ = hub.Next()
-		log.Info("uplink is new and sends from now on", "uplink", uplink, "offset", from)
+		log.Info("uplink is new and sends from now on", "offset", from)
 	}
 	c.reader = hub.Reader(max(from, 1), filters, gateway.Synced) // offsets begin at 1
 	if !ok {

@@ -28,7 +28,8 @@ type Mosquitto struct {
 	ended  chan struct{}
 }
 
-// StartMosquitto starts a broker that keeps sessions and their queues, without limits, and
+// StartMosquitto starts a broker that keeps sessions and long queues (no limit at all,
+// 0, makes mosquitto 2.0.11 close on each publish that it denies), and
 // ends it with the test. It skips the test where mosquitto is not installed. What is in more
 // stands in its config file as it is.
 func StartMosquitto(t testing.TB, more ...string) *Mosquitto {
@@ -49,7 +50,7 @@ func StartMosquitto(t testing.TB, more ...string) *Mosquitto {
 	_, port, _ := net.SplitHostPort(m.Addr)
 	conf := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\nuser root\n"+
 		"persistence true\npersistence_location %s/\nautosave_interval 0\n"+
-		"max_inflight_messages 0\nmax_queued_messages 0\n", port, dir)
+		"max_inflight_messages 0\nmax_queued_messages 1000000\n", port, dir)
 	for _, line := range more {
 		conf += line + "\n"
 	}

@@ -167,12 +167,12 @@ func (r *Reader) Next(ctx context.Context) (Batch, error) {
 }
 
 // NextWithin is Next with a limit on the wait. A batch without events says that d
-// passed and nothing matched.
+// passed and nothing matched. With a d of 0 it looks once, at a bounded stretch.
 func (r *Reader) NextWithin(ctx context.Context, d time.Duration) (Batch, error) {
 	wait, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	b, err := r.Next(wait)
-	if err != nil && ctx.Err() == nil && wait.Err() != nil {
+	if err != nil && err == wait.Err() && ctx.Err() == nil { // not an error of the journal
 		err = nil
 	}
 	return b, err

@@ -212,3 +212,18 @@ func TestLastValues(t *testing.T) {
 		t.Errorf("held %d, missed %d", held, missed)
 	}
 }
+
+type brokenLog struct {
+	memLog
+	err error
+}
+
+func (l *brokenLog) Read(uint64, Filters, int) (Batch, error) { return Batch{}, l.err }
+
+// A wait that is over does not hide that the journal cannot be read.
+func TestNextWithinPassesTheJournalsErrorOn(t *testing.T) {
+	log := &brokenLog{err: errors.New("input/output error")}
+	if _, err := NewHub(log, 6).Reader(1, all, Written).NextWithin(t.Context(), 0); !errors.Is(err, log.err) {
+		t.Fatalf("got %v, want %v", err, log.err)
+	}
+}

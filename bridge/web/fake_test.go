@@ -51,7 +51,7 @@ func newFakeLog(epoch string) *fakeLog {
 func (l *fakeLog) restart(epoch string) *fakeLog {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := &fakeLog{epoch: epoch, first: l.first, oldest: l.oldest, limit: l.limit, last: l.last, entries: l.entries}
+	n := &fakeLog{epoch: epoch, first: l.first, oldest: l.oldest, damaged: l.damaged, limit: l.limit, last: l.last, entries: l.entries}
 	next := n.next()
 	if epoch != l.epoch {
 		next += 100
@@ -66,6 +66,16 @@ func (l *fakeLog) next() uint64 {
 		return l.first
 	}
 	return max(l.first, l.entries[len(l.entries)-1].Offset+1)
+}
+
+// data is how many of the first n entries are events.
+func (l *fakeLog) data(n int) (events int) {
+	for _, e := range l.entries[:n] {
+		if e.Kind == gateway.Data {
+			events++
+		}
+	}
+	return events
 }
 
 // add stores and releases e.

@@ -354,10 +354,8 @@ func endReason(ctx context.Context, err error) string {
 	switch {
 	case context.Cause(ctx) == errStopping:
 		return "stopping"
-	case ctx.Err() != nil:
-		return "client"
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return "slow"
+		return "slow" // net/http ends ctx, too
 	case errors.Is(err, errJournal):
 		return "journal"
 	}

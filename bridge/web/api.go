@@ -126,11 +126,11 @@ func (s *Server) readable(events []*gateway.Event, account *auth.Account) []gate
 }
 
 func (s *Server) apiDevices(w http.ResponseWriter, r *http.Request) {
-	s.answer(w, r, map[string][]Device{"devices": orEmpty(s.o.Devices())})
+	s.answer(w, r, orEmpty(s.o.Devices()))
 }
 
 func (s *Server) apiUplinks(w http.ResponseWriter, r *http.Request) {
-	s.answer(w, r, map[string][]Uplink{"uplinks": orEmpty(s.o.Uplinks())})
+	s.answer(w, r, orEmpty(s.o.Uplinks()))
 }
 
 func orEmpty[T any](list []T) []T {

@@ -76,6 +76,15 @@ type Device struct {
 	LastFrame time.Time `json:"last_frame,omitzero"`
 	Frames    uint64    `json:"frames"`
 	Garbage   uint64    `json:"garbage"` // stretches of bytes that were no frame
+
+	Measurements []Measurement `json:"measurements,omitempty"`
+}
+
+// Measurement is one value of a device. The page takes units from here.
+type Measurement struct {
+	Name  string `json:"name"`
+	Topic string `json:"topic"`
+	Unit  string `json:"unit,omitempty"`
 }
 
 // Uplink is what the bridge says of one uplink.
@@ -90,6 +99,7 @@ type Uplink struct {
 	Position  string    `json:"position,omitempty"`
 	Delivered uint64    `json:"delivered"` // acknowledged by the far end since start
 	Retried   uint64    `json:"retried"`
+	Dead      uint64    `json:"dead"` // given up and set aside
 }
 
 // Trust says whether a listener's peers have to say who they are.

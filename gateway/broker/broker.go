@@ -181,11 +181,11 @@ func (b *Broker) Connect(ctx context.Context, nc net.Conn) {
 	}
 	b.mu.Unlock()
 	if full || closing {
-		nc.Close()
 		if full {
 			b.log.Warn("too many MQTT connections", "remote", nc.RemoteAddr(), "limit", b.o.MaxConnections)
 			b.o.Observer.Dropped("too many connections")
 		}
+		nc.Close()
 		return
 	}
 	defer func() {

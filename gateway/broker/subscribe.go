@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -19,6 +20,7 @@ func (c *conn) handleSubscribe() {
 	count := len(s.subs)
 	for i, sub := range c.subs {
 		_, existed := s.subs[sub.Filter]
+		existed = existed || slices.ContainsFunc(granted, func(g subscription) bool { return g.Filter == sub.Filter })
 		switch err := c.maySubscribe(sub); {
 		case err != nil:
 			c.codes[i] = subackCode(err)

@@ -97,11 +97,15 @@ func (b *indexBuilder) addTopic(topic string, offset uint64) {
 		return
 	}
 	if b.bytes += len(topic) + 48; len(b.topics) >= indexTopics || b.bytes > indexBytes {
-		b.any, b.topics = true, nil
+		b.forget()
 		return
 	}
 	b.topics[topic] = &topicEntry{topic, 1, offset, offset}
 }
+
+// forget makes the index say "may hold any": because there are too many topics, or because
+// some of the frames it is made from cannot be read.
+func (b *indexBuilder) forget() { b.any, b.topics = true, nil }
 
 func (b *indexBuilder) finish(next uint64, end int64) *index {
 	x := &index{next: next, end: end, events: b.events, any: b.any, places: b.places}

@@ -232,6 +232,9 @@ func scanTail(s *segment, f File, size int64, h segHeader) *tail {
 		if !ok {
 			break
 		}
+		if fr.skip {
+			tl.build.forget()
+		}
 		topic, _ := bodyTopic(fr.body)
 		tl.build.add(fr.kind, string(topic), fr.offset, fr.pos)
 		tl.frames++
@@ -240,10 +243,12 @@ func scanTail(s *segment, f File, size int64, h segHeader) *tail {
 	tl.end = sc.done
 	tl.used = max(tl.end, lastUsed(f, tl.end, size))
 	if tl.used > tl.end {
-		tl.brokenOff = tl.used < tl.end+frameHeader
-		if hd, ok := sc.header(tl.end); ok {
-			tl.brokenOff = hd.offset >= tl.next && tl.used < tl.end+hd.size // endMark was not written
+		tl.build.forget()
+		frame := int64(frameHeader)
+		if h, ok := sc.header(tl.end); ok {
+			frame = h.size // its endMark was not written
 		}
+		tl.brokenOff = tl.used < tl.end+frame && tl.size >= tl.end+frame
 	}
 	return tl
 }

@@ -67,7 +67,11 @@ func (s *scanner) next() (frame, bool) {
 		s.pos += h.size
 		raw := s.window(pos, h.size)
 		if int64(len(raw)) != h.size || !bodyIntact(raw) {
-			continue // its header says where the next one is
+			if _, ok := s.header(s.pos); !ok { // its header does not say where the next one is
+				s.pos = pos
+				s.resync()
+			}
+			continue
 		}
 		fr := frame{header: h, pos: pos, body: raw[frameHeader:], skip: pos != s.done}
 		s.done, s.min = s.pos, h.offset+1

@@ -328,7 +328,7 @@ func (w *writer) sync(waiting int) {
 		return
 	}
 	if err := w.fsync(waiting); err == nil {
-		w.releases <- release{synced: w.next.Load()}
+		w.releases <- release{synced: w.last + 1} // offsets behind may have been burnt
 	}
 }
 

@@ -46,7 +46,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	if end == nil {
 		return
 	}
-	st := &sseStream{s: s, w: w, rc: http.NewResponseController(w), account: account, named: query.Get("heartbeat") == "event"}
+	st := &sseStream{s: s, w: w, r: r, rc: http.NewResponseController(w), account: account, named: query.Get("heartbeat") == "event"}
 	err = st.run(ctx, filters, start)
 	end(endReason(ctx, err))
 }
@@ -91,6 +91,7 @@ func count(query url.Values, key string, def int) (int, error) {
 type sseStream struct {
 	s       *Server
 	w       http.ResponseWriter
+	r       *http.Request
 	rc      *http.ResponseController
 	account *auth.Account
 	named   bool // heartbeats are events
@@ -116,7 +117,8 @@ func (st *sseStream) run(ctx context.Context, filters gateway.Filters, start sse
 		// among the newest; past may reach beyond top. So the reader goes on behind both.
 		var err error
 		if past, err = st.s.o.History(filters, start.rewind); err != nil {
-			return st.broken(err)
+			st.s.fail(st.w, st.r, fmt.Errorf("%w: %w", errJournal, err))
+			return errJournal
 		}
 		if n := len(past); n > 0 {
 			from = max(top, past[n-1].Offset+1)

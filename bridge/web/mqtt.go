@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -83,11 +84,16 @@ func (c *mqttConn) Read(p []byte) (int, error) {
 	}
 }
 
-// readError gives a close by the peer the face it has on a TCP connection.
+// readError gives a close by the peer, and a deadline, the faces they have on a TCP
+// connection.
 func (c *mqttConn) readError(err error) error {
 	var closed *websocket.CloseError
-	if errors.As(err, &closed) {
+	var timeout net.Error
+	switch {
+	case errors.As(err, &closed):
 		return io.EOF
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return os.ErrDeadlineExceeded
 	}
 	return err
 }

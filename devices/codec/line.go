@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -49,15 +50,16 @@ type Line struct {
 // key=value, or a map with the one key csv or regex. Errors are KeyErrors.
 func NewLine(format any, measurements map[string]Measurement) (*Line, error) {
 	l := &Line{measurements: measurements}
-	if err := l.setFormat(format); err != nil {
-		return nil, &KeyError{"format", err}
+	if key, err := l.setFormat(format); err != nil {
+		return nil, &KeyError{key, err}
 	}
-	for name := range measurements {
+	for _, name := range slices.Sorted(maps.Keys(measurements)) {
+		key := "measurements." + name
 		if err := CheckName(name); err != nil {
-			return nil, &KeyError{"measurements", err}
+			return nil, &KeyError{key, err}
 		}
 		if l.fixed != nil && !slices.Contains(l.fixed, name) {
-			return nil, BadKey("measurements", "the format has no measurement %q; it has %s", name, strings.Join(l.fixed, ", "))
+			return nil, BadKey(key, "the format has no measurement %q; it has %s", name, strings.Join(l.fixed, ", "))
 		}
 	}
 	return l, nil
@@ -65,35 +67,36 @@ func NewLine(format any, measurements map[string]Measurement) (*Line, error) {
 
 const formats = "json, key=value, {csv: [name, …]} or {regex: '…'}"
 
-func (l *Line) setFormat(format any) error {
+// setFormat returns the key its error is at.
+func (l *Line) setFormat(format any) (string, error) {
 	switch f := format.(type) {
 	case nil:
-		return fmt.Errorf("missing; it is one of %s", formats)
+		return "format", fmt.Errorf("missing; it is one of %s", formats)
 	case string:
 		switch f {
 		case "json":
 			l.decode, l.typed = decodeJSON, true
-			return nil
+			return "", nil
 		case "key=value":
 			l.decode = decodePairs
-			return nil
+			return "", nil
 		}
-		return fmt.Errorf("%q is no format; it is one of %s", f, formats)
+		return "format", fmt.Errorf("%q is no format; it is one of %s", f, formats)
 	case map[string]any:
 		if len(f) != 1 {
-			return fmt.Errorf("has %d keys; it is one of %s", len(f), formats)
+			return "format", fmt.Errorf("has %d keys; it is one of %s", len(f), formats)
 		}
 		for kind, v := range f {
 			switch kind {
 			case "csv":
-				return l.setColumns(v)
+				return "format.csv", l.setColumns(v)
 			case "regex":
-				return l.setRegex(v)
+				return "format.regex", l.setRegex(v)
 			}
-			return fmt.Errorf("%q is no format; it is one of %s", kind, formats)
+			return "format." + kind, fmt.Errorf("%q is no format; it is one of %s", kind, formats)
 		}
 	}
-	return fmt.Errorf("is one of %s", formats)
+	return "format", fmt.Errorf("is one of %s", formats)
 }
 
 func (l *Line) setColumns(v any) error {
@@ -108,7 +111,7 @@ func (l *Line) setColumns(v any) error {
 			return fmt.Errorf("csv column %d is %v; a column is a name", i+1, item)
 		}
 		if err := l.addFixed(name); name != "_" && err != nil {
-			return fmt.Errorf("csv: %w", err)
+			return err
 		}
 		columns[i] = name
 	}
@@ -126,14 +129,14 @@ func (l *Line) setRegex(v any) error {
 	}
 	re, err := regexp.Compile(expr)
 	if err != nil {
-		return fmt.Errorf("regex: %w", err)
+		return err
 	}
 	for _, name := range re.SubexpNames() {
 		if name == "" {
 			continue
 		}
 		if err := l.addFixed(name); err != nil {
-			return fmt.Errorf("regex: %w", err)
+			return err
 		}
 	}
 	if len(l.fixed) == 0 {

@@ -1,0 +1,115 @@
+package devices
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weir-iot/weir/devices/codec"
+)
+
+// Status is how a device is. Counts are since the start.
+type Status struct {
+	ID     string
+	Name   string
+	Driver string
+
+	Up     bool
+	Reason string    // why it is not up; empty if it is
+	Since  time.Time // since when it is so
+
+	Last        time.Time // when the last frame came; zero if none did
+	Frames      uint64
+	Garbage     uint64
+	LastGarbage string // the last of it: the reason and the first bytes, quoted
+	Refused     uint64 // readings that Ingest did not take
+	Starts      uint64 // how often the driver was started
+
+	Measurements []Measurement // sorted by name: those configured, and those seen
+}
+
+// Measurement is one value of a device.
+type Measurement struct {
+	Name  string
+	Topic string
+	Unit  string
+}
+
+// maxMeasurements bounds the names of one device: noise on a wire that reads as
+// key=value must not fill the gateway with topics.
+const maxMeasurements = 256
+
+// state is a Status that is being written.
+type state struct {
+	mu           sync.Mutex
+	status       Status
+	measurements map[string]Measurement
+}
+
+func (s *state) snapshot() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.status
+	st.Measurements = slices.SortedFunc(maps.Values(s.measurements), func(a, b Measurement) int {
+		return strings.Compare(a.Name, b.Name)
+	})
+	return st
+}
+
+// set reports whether anything changed.
+func (s *state) set(up bool, reason string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.Up == up && s.status.Reason == reason {
+		return false
+	}
+	if s.status.Up != up || s.status.Since.IsZero() {
+		s.status.Since = time.Now()
+	}
+	s.status.Up, s.status.Reason = up, reason
+	return true
+}
+
+func (s *state) started() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Starts++
+}
+
+func (s *state) frame() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Frames++
+	s.status.Last = time.Now()
+}
+
+func (s *state) garbage(reason string, raw []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Garbage++
+	s.status.LastGarbage = fmt.Sprintf("%s: %q", reason, raw)
+}
+
+func (s *state) refused() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Refused++
+}
+
+// measurement returns the topic of r, or false if the device has too many names.
+func (s *state) measurement(r codec.Reading, t template) (string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, known := s.measurements[r.Name]
+	if !known {
+		if len(s.measurements) >= maxMeasurements {
+			return "", false
+		}
+		m = Measurement{r.Name, t.topic(r.Name), r.Unit}
+		s.measurements[r.Name] = m
+	}
+	return m.Topic, true
+}

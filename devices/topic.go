@@ -1,0 +1,59 @@
+package devices
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/config"
+)
+
+const defaultTopic = "{site}/{device}/{measurement}"
+
+// template makes the topic of a measurement. All but the measurement is known at start.
+type template struct {
+	text string // with every field but {measurement} filled in
+}
+
+// newTemplate parses text: {site}, {device}, {name} and {measurement} are filled in, and the
+// rest stands as it is.
+func newTemplate(text, site, device, name string) (template, error) {
+	fields := map[string]string{"site": site, "device": device, "name": name, "measurement": "{measurement}"}
+	var out strings.Builder
+	for rest := text; ; {
+		before, after, open := strings.Cut(rest, "{")
+		if strings.Contains(before, "}") {
+			return template{}, fmt.Errorf("topic %q has a } without a {", text)
+		}
+		out.WriteString(before)
+		if !open {
+			break
+		}
+		field, after, closed := strings.Cut(after, "}")
+		value, known := fields[field]
+		switch {
+		case !closed:
+			return template{}, fmt.Errorf("topic %q has a { without a }", text)
+		case !known:
+			names := []string{"site", "device", "measurement", "name"}
+			return template{}, fmt.Errorf("a topic has no field {%s}%s", field, config.Suggest(field, names))
+		case field == "name" && codec.CleanName(value) != value:
+			return template{}, fmt.Errorf("name %q cannot be part of a topic; %q can", value, codec.CleanName(value))
+		}
+		out.WriteString(value)
+		rest = after
+	}
+	t := template{out.String()}
+	if err := gateway.ValidateTopic(t.topic("measurement")); err != nil {
+		return template{}, err
+	}
+	if strings.HasPrefix(t.text, "$") {
+		return template{}, fmt.Errorf("topic %q begins with $, which is for the gateway itself", text)
+	}
+	return t, nil
+}
+
+func (t template) topic(measurement string) string {
+	return strings.ReplaceAll(t.text, "{measurement}", measurement)
+}

@@ -89,8 +89,8 @@ type decoder struct {
 func (d *decoder) fail(code byte, format string, args ...any) {
 	if d.err == nil {
 		d.err = refuse(code, format, args...)
-		d.b = nil
 	}
+	d.b = nil // loops over what is left end
 }
 
 func (d *decoder) take(n int) []byte {
@@ -245,8 +245,8 @@ func (d *decoder) properties(allowed propSet) (p properties) {
 		p.set |= propsOf(id & 63)
 		in.property(id, &p)
 	}
-	if d.err == nil {
-		d.err = in.err
+	if in.err != nil && d.err == nil {
+		d.err, d.b = in.err, nil
 	}
 	return p
 }

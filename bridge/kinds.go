@@ -2,6 +2,8 @@ package bridge
 
 import (
 	"errors"
+	"maps"
+	"slices"
 
 	"github.com/weir-iot/weir/bridge/mqtt"
 	"github.com/weir-iot/weir/gateway/config"
@@ -55,4 +57,16 @@ func place(s config.Section, err error) error {
 		return s.Errorf(at.Key(), "%v", err)
 	}
 	return err
+}
+
+// Check tells every mistake in the uplinks' sections, each with its place. It makes the
+// sinks and throws them away; nothing is connected to.
+func Check(uplinks map[string]config.Section, gatewayID string) error {
+	var wrong []error
+	for _, id := range slices.Sorted(maps.Keys(uplinks)) {
+		if _, _, err := newSink(uplinks[id], gatewayID); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	return errors.Join(wrong...)
 }

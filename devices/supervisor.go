@@ -124,6 +124,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	for _, d := range s.devices {
 		running.Go(func() { d.run(ctx) })
 	}
+	<-ctx.Done() // also without a device
 	running.Wait()
 	return nil
 }

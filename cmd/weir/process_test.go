@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// startTimeout bounds how long a program may take until it listens, on a slow machine
+// and under the race detector.
+const startTimeout = 30 * time.Second
+
+// freePort returns an address on loopback that nobody listens on.
+func freePort(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// waitListening returns when something accepts connections at address.
+func waitListening(network, address string) error {
+	for end := time.Now().Add(startTimeout); ; {
+		c, err := net.Dial(network, address)
+		if err == nil {
+			return c.Close()
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("nothing listens at %s: %w", address, err)
+		}
+		time.Sleep(5 * time.Millisecond) // between two looks; the look decides
+	}
+}
+
+// cmdListening is the script command "listening ADDRESS|SOCKET…".
+func cmdListening(ts *testscript.TestScript, neg bool, args []string) {
+	for _, address := range args {
+		network := "tcp"
+		if strings.Contains(address, "/") {
+			network, address = "unix", ts.MkAbs(address)
+		}
+		if err := waitListening(network, address); err != nil || neg {
+			ts.Fatalf("listening: %v", err)
+		}
+	}
+}
+
+// process is a program that runs beside the test.
+type process struct {
+	t    testing.TB
+	name string
+	cmd  *exec.Cmd
+	done chan struct{}
+
+	mu  sync.Mutex
+	log []string // its newest lines
+}
+
+// startProcess starts a program. The test ends it, and shows its newest lines on failure.
+func startProcess(t testing.TB, name string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, name: filepath.Base(name), cmd: exec.Command(name, args...), done: make(chan struct{})}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cmd.Stdout, p.cmd.Stderr = w, w
+	// Should the test binary be killed, its children go with it.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	go p.read(r)
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			t.Logf("the last lines of %s (pid %d):\n%s", p.name, p.cmd.Process.Pid, strings.Join(p.log, "\n"))
+		}
+	})
+	return p
+}
+
+func (p *process) read(r io.ReadCloser) {
+	defer r.Close()
+	for s := bufio.NewScanner(r); s.Scan(); {
+		p.mu.Lock()
+		if strings.Contains(s.Text(), "DATA RACE") {
+			p.t.Errorf("%s: data race, see its output", p.name)
+		}
+		if p.log = append(p.log, s.Text()); len(p.log) > 200 {
+			p.log = p.log[1:]
+		}
+		p.mu.Unlock()
+	}
+	p.cmd.Wait()
+	close(p.done)
+}
+
+func (p *process) output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.log, "\n")
+}
+
+// kill ends the process as a power switch would, and waits until it is gone.
+func (p *process) kill() {
+	p.cmd.Process.Kill()
+	<-p.done
+}
+
+// stop asks the process to end and returns how it did.
+func (p *process) stop() error {
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+	case <-time.After(startTimeout):
+		p.kill()
+		return fmt.Errorf("%s did not stop within %v", p.name, startTimeout)
+	}
+	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+		return fmt.Errorf("%s ended with exit code %d", p.name, code)
+	}
+	return nil
+}

@@ -1,0 +1,309 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/weir-iot/weir/bridge"
+	"github.com/weir-iot/weir/bridge/web"
+	"github.com/weir-iot/weir/devices"
+	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/broker"
+	"github.com/weir-iot/weir/gateway/config"
+	"github.com/weir-iot/weir/store"
+)
+
+// How long each phase of a stop may take. A phase that is late is said and left behind.
+const (
+	intakeDeadline  = 5 * time.Second
+	drainDeadline   = 10 * time.Second
+	journalDeadline = 15 * time.Second
+)
+
+// The table of last values: topics it holds, and how many of the newest events fill it at start.
+const (
+	lastTopics = 20_000
+	lastWarm   = 20_000
+)
+
+// app is the gateway, put together. newApp opens what it stands on and binds its ports; Run
+// starts the parts and stops them in order; Close gives back what newApp took.
+type app struct {
+	log     *slog.Logger
+	journal *store.Journal
+	state   *store.State
+	hub     *gateway.Hub
+	broker  *broker.Broker
+	devices *devices.Supervisor
+	bridge  *bridge.Bridge
+	web     *web.Server
+
+	mqtt, http, command net.Listener
+}
+
+// newApp composes the gateway, from the ground up.
+func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
+	a := &app{log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close())
+		}
+	}()
+
+	metrics := web.NewMetrics()
+	observer := metrics.Observer()
+
+	// Ports first: a second gateway, or a mosquitto, is the commonest mistake, and the
+	// message about it should not come after a recovery.
+	if a.mqtt, err = listen("listeners.mqtt.address", cfg.Listeners.MQTT.Address); err != nil {
+		return nil, err
+	}
+	if a.http, err = listen("listeners.http.address", cfg.Listeners.HTTP.Address); err != nil {
+		return nil, err
+	}
+
+	dir := cfg.Gateway.DataDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("gateway.data_dir: %w", err)
+	}
+	a.journal, err = store.Open(store.Options{
+		Dir:           filepath.Join(dir, "journal"),
+		MaxSize:       int64(cfg.Journal.MaxSize),
+		FlushInterval: cfg.Journal.FlushInterval,
+		Logger:        log.With("part", "journal"),
+		Observer:      observer,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if a.state, err = store.OpenState(filepath.Join(dir, "state"), log.With("part", "state")); err != nil {
+		return nil, err
+	}
+
+	ingest := gateway.New(gateway.Options{Journal: a.journal, Observer: observer})
+	a.broker, err = broker.New(broker.Options{
+		Auth:     cfg.Auth,
+		Ingest:   ingest.Ingest,
+		State:    a.state,
+		Replay:   a.journal.Replay,
+		Logger:   log.With("part", "broker"),
+		Observer: observer,
+	})
+	if err != nil {
+		return nil, err
+	}
+	last := gateway.NewLastValues(lastTopics)
+	newest, err := a.journal.Last(gateway.Filters{gateway.MustFilter("#")}, lastWarm)
+	if err != nil {
+		return nil, err
+	}
+	last.Update(newest)
+
+	// What the journal releases goes to MQTT subscribers and last values first, then readers
+	// wake, then senders are acknowledged.
+	a.hub = gateway.NewHub(a.journal, a.journal.Next(), a.broker.Deliver, last.Update)
+
+	a.devices, err = newDevices(cfg, ingest.Ingest, log, observer)
+	if err != nil {
+		return nil, err
+	}
+	a.bridge, err = newBridge(cfg, a.hub, a.journal.Count, a.state, log, observer)
+	if err != nil {
+		return nil, err
+	}
+	a.web, err = web.New(web.Options{
+		GatewayID: cfg.Gateway.ID,
+		Version:   version,
+		Feed:      a.hub,
+		History:   a.journal.Last,
+		Last:      last,
+		Ingest:    ingest.IngestWait,
+		Auth:      cfg.Auth,
+		Origins:   cfg.Listeners.HTTP.Origins,
+		MQTT:      a.broker.Connect,
+		Devices:   a.deviceStatus,
+		Uplinks:   a.uplinkStatus,
+		Ready:     a.ready,
+		Metrics:   metrics,
+		Logger:    log.With("part", "web"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.command, err = listenUnix(filepath.Join(dir, socketName))
+	return a, err
+}
+
+// Run runs the gateway until ctx ends or a part fails, then stops it in two phases: first
+// what takes events in, then what carries them on; the journal last, so that everything
+// that was accepted is stored and every cursor is saved.
+func (a *app) Run(ctx context.Context) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+
+	journal := startPhase(fail, journalDeadline, part{"journal", func(ctx context.Context) error { return a.journal.Run(ctx, a.hub) }})
+	drain := startPhase(fail, drainDeadline, part{"bridge", a.bridge.Run})
+	intake := startPhase(fail, intakeDeadline,
+		part{"broker", a.broker.Run},
+		part{"mqtt listener", func(ctx context.Context) error { return a.broker.Serve(ctx, a.mqtt) }},
+		part{"http listener", func(ctx context.Context) error { return a.web.Serve(ctx, a.http, web.Network) }},
+		part{"command socket", func(ctx context.Context) error { return a.web.Serve(ctx, a.command, web.Local) }},
+		part{"devices", a.devices.Run},
+	)
+	<-ctx.Done()
+	a.log.Info("stopping", "reason", context.Cause(ctx))
+	return errors.Join(intake.stop(), drain.stop(), journal.stop())
+}
+
+// Close gives back what newApp opened. After Run it finds most of it closed.
+func (a *app) Close() error {
+	for _, l := range []net.Listener{a.mqtt, a.http, a.command} {
+		if l != nil {
+			l.Close() // the parts that served it closed it too
+		}
+	}
+	var errs []error
+	if a.state != nil {
+		errs = append(errs, a.state.Close())
+	}
+	if a.journal != nil {
+		errs = append(errs, a.journal.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// ready is nil while events can be taken in.
+func (a *app) ready() error {
+	switch s := a.journal.Stats(); {
+	case s.Failed != nil:
+		return s.Failed
+	case s.Full:
+		return gateway.Errorf(gateway.ErrFull, "the journal is full: %d of %d bytes", s.Bytes, s.MaxBytes)
+	}
+	return nil
+}
+
+func (a *app) deviceStatus() []web.Device {
+	all := []web.Device{}
+	for _, d := range a.devices.Status() {
+		all = append(all, web.Device{
+			ID: d.ID, Name: d.Name, Driver: d.Driver, Up: d.Up, Reason: d.Reason, Since: d.Since,
+			LastFrame: d.Last, Frames: d.Frames, Garbage: d.Garbage, Measurements: measurements(d.Measurements),
+		})
+	}
+	return all
+}
+
+func measurements(of []devices.Measurement) (all []web.Measurement) {
+	for _, m := range of {
+		all = append(all, web.Measurement{Name: m.Name, Topic: m.Topic, Unit: m.Unit})
+	}
+	return all
+}
+
+func (a *app) uplinkStatus() []web.Uplink {
+	all := []web.Uplink{}
+	for _, u := range a.bridge.Status() {
+		all = append(all, web.Uplink{
+			Name: u.Uplink, Sink: u.Sink, Up: u.Up, Reason: u.Reason, Since: u.Since, Queued: u.Queued, Oldest: u.Oldest,
+			Position: u.Position.String(), Delivered: u.Delivered, Retried: u.Retried, Dead: u.Dead,
+		})
+	}
+	return all
+}
+
+func newDevices(cfg *config.Config, ingest devices.Ingest, log *slog.Logger, o gateway.Observer) (*devices.Supervisor, error) {
+	return devices.New(devices.Options{
+		Sections: cfg.Devices,
+		Site:     cfg.Gateway.Site,
+		Ingest:   ingest,
+		Logger:   log.With("part", "devices"),
+		Observer: o,
+	})
+}
+
+func newBridge(cfg *config.Config, hub *gateway.Hub, count func(uint64, gateway.Filters) (uint64, error), state bridge.State, log *slog.Logger, o gateway.Observer) (*bridge.Bridge, error) {
+	return bridge.New(bridge.Options{
+		GatewayID: cfg.Gateway.ID,
+		Uplinks:   cfg.Uplinks,
+		Routes:    cfg.Routes,
+		Hub:       hub,
+		Count:     count,
+		State:     state,
+		Logger:    log.With("part", "bridge"),
+		Observer:  o,
+	})
+}
+
+// A part runs until its context ends. One that returns before has failed, even with nil.
+type part struct {
+	name string
+	run  func(context.Context) error
+}
+
+// phase is a set of parts that stop together.
+type phase struct {
+	cancel   context.CancelFunc
+	deadline time.Duration
+	done     chan struct{}
+
+	mu      sync.Mutex
+	running map[string]bool
+	errs    []error
+}
+
+func startPhase(fail context.CancelCauseFunc, deadline time.Duration, parts ...part) *phase {
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &phase{cancel: cancel, deadline: deadline, done: make(chan struct{}), running: map[string]bool{}}
+	for _, part := range parts {
+		p.running[part.name] = true
+	}
+	for _, part := range parts {
+		go func() {
+			err := part.run(ctx)
+			if err == nil && ctx.Err() == nil {
+				err = errors.New("ended by itself")
+			}
+			p.ended(part.name, ctx, err)
+			if ctx.Err() == nil {
+				fail(fmt.Errorf("%s: %w", part.name, err))
+			}
+		}()
+	}
+	return p
+}
+
+func (p *phase) ended(name string, ctx context.Context, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil && !(ctx.Err() != nil && errors.Is(err, context.Canceled)) {
+		p.errs = append(p.errs, fmt.Errorf("%s: %w", name, err))
+	}
+	delete(p.running, name)
+	if len(p.running) == 0 {
+		close(p.done)
+	}
+}
+
+// stop asks the parts to end and waits for them, up to the deadline.
+func (p *phase) stop() error {
+	p.cancel()
+	select {
+	case <-p.done:
+	case <-time.After(p.deadline):
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	errs := p.errs
+	for name := range p.running {
+		errs = append(errs, fmt.Errorf("%s: did not stop within %v", name, p.deadline))
+	}
+	return errors.Join(errs...)
+}

@@ -38,7 +38,6 @@ type Options struct {
 
 // Bridge is all uplinks.
 type Bridge struct {
-	state State
 	pumps []*Pump // in order of uplink id
 }
 
@@ -53,7 +52,7 @@ func New(o Options) (*Bridge, error) {
 		}
 		topics[r.Uplink] = append(topics[r.Uplink], r.Topics...)
 	}
-	b := &Bridge{state: o.State}
+	b := &Bridge{}
 	var wrong []error
 	for uplink, section := range o.Uplinks {
 		kind, sink, err := newSink(section, o.GatewayID)
@@ -97,14 +96,4 @@ func (b *Bridge) Status() []Status {
 		all[i] = p.Status()
 	}
 	return all
-}
-
-// DeadLetters returns the events that uplink's far end refused for ever, oldest first.
-func (b *Bridge) DeadLetters(uplink string) ([]DeadLetter, error) {
-	for _, p := range b.pumps {
-		if p.o.Uplink == uplink {
-			return readDeadLetters(b.state, uplink)
-		}
-	}
-	return nil, gateway.Errorf(gateway.ErrInvalid, "no uplink %q", uplink)
 }

@@ -75,8 +75,8 @@ func (g *graveyard) bury(e *gateway.Event, id, reason string, now time.Time) err
 	return nil
 }
 
-// readDeadLetters returns the dead letters of uplink, oldest first.
-func readDeadLetters(state State, uplink string) ([]DeadLetter, error) {
+// DeadLetters returns the events that uplink's far end refused for ever, oldest first.
+func DeadLetters(state State, uplink string) ([]DeadLetter, error) {
 	var letters []DeadLetter
 	err := state.Each(deadLetters, uplink+"/", func(key string, value []byte) error {
 		var l DeadLetter

@@ -68,12 +68,9 @@ type Route struct {
 // files are put together; to define a key twice is an error. An empty file is valid,
 // and no file at all ("") is as good. The error is an Errors.
 func Load(file string) (*Config, error) {
-	root, files, err := read(file)
+	root, files, err := readExpanded(file)
 	if err != nil {
 		return nil, err
-	}
-	if errs := root.src.secrets.expand(root); len(errs) > 0 {
-		return nil, errs.orNil()
 	}
 	c := defaults()
 	c.Files = files
@@ -111,6 +108,15 @@ func hostID(host string, err error) string {
 		return "weir"
 	}
 	return id[:min(len(id), maxID)]
+}
+
+// readExpanded is read with the references filled in.
+func readExpanded(file string) (*node, []string, error) {
+	root, names, err := read(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	return root, names, root.src.secrets.expand(root).orNil()
 }
 
 // read returns the files as one tree, and their names. The tree's own place is the

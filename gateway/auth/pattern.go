@@ -18,6 +18,9 @@ type pattern struct {
 
 func parsePattern(s string) (pattern, error) {
 	p := pattern{text: s}
+	if strings.HasPrefix(s, "$share/") {
+		return p, fmt.Errorf("pattern %q matches nothing: shared subscriptions are decided by their filter, leave $share and the group out", s)
+	}
 	for rest := s; ; {
 		_, after, found := strings.Cut(rest, "%")
 		if !found {

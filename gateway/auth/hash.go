@@ -91,6 +91,9 @@ func (d digest) matches(password string) bool {
 // hash that was pasted wrongly should be found when the config is loaded.
 func parseHash(s string) (digest, error) {
 	var d digest
+	if strings.ContainsAny(s, "\r\n") { // which package base64 passes over
+		return d, errors.New("password hash has more than one line")
+	}
 	if s == "" {
 		return d, errors.New("password_hash is missing; `weir user add` makes one")
 	}

@@ -69,6 +69,7 @@ func TestParseHashRefuses(t *testing.T) {
 		{"argon2i", strings.Replace(good, "argon2id", "argon2i", 1), "not an argon2id hash"},
 		{"old version", strings.Replace(good, "v=19", "v=16", 1), "another version"},
 		{"cut", good[:len(good)-14], "has 6 bytes, allowed is 16 to 64"},
+		{"line end", good + "\n", "more than one line"},
 		{"trailing", good + "$", "not of the form"},
 		{"padded", good + "==", "base64 without padding"},
 		{"loose bits", good[:len(good)-1] + "B", "base64 without padding"},

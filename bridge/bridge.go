@@ -30,10 +30,13 @@ type Options struct {
 	Routes    map[string]config.Route
 	Hub       *gateway.Hub
 	// Count says how many released events from offset from on match f.
-	Count    func(from uint64, f gateway.Filters) (uint64, error)
-	State    State
-	Logger   *slog.Logger
-	Observer gateway.Observer
+	Count func(from uint64, f gateway.Filters) (uint64, error)
+	State State
+	// StateLost says that State was begun anew because the old one was damaged. An uplink
+	// without a cursor then begins at the journal's oldest event.
+	StateLost bool
+	Logger    *slog.Logger
+	Observer  gateway.Observer
 }
 
 // Bridge is all uplinks.
@@ -61,7 +64,7 @@ func New(o Options) (*Bridge, error) {
 			continue
 		}
 		p, err := NewPump(PumpOptions{
-			Uplink: uplink, GatewayID: o.GatewayID, Sink: sink, Hub: o.Hub, State: o.State,
+			Uplink: uplink, GatewayID: o.GatewayID, Sink: sink, Hub: o.Hub, State: o.State, StateLost: o.StateLost,
 			Filters: topics[uplink], Count: o.Count, Logger: o.Logger, Observer: o.Observer,
 		})
 		if err != nil {

@@ -50,9 +50,10 @@ type journalCursor struct {
 }
 
 // OpenCursor returns the uplink's cursor: where it was, or, for an uplink that has
-// none, at the journal's end. That first position is stored before OpenCursor returns, so
-// an uplink misses nothing of what is accepted afterwards, whatever happens.
-func OpenCursor(hub *gateway.Hub, state State, uplink string, filters gateway.Filters, log *slog.Logger) (Cursor, gateway.Position, error) {
+// none, at the journal's end; or at its beginning if cursors were lost, for then the uplink may not be
+// new, and repeats are better than loss. That first position is stored before
+// OpenCursor returns, so an uplink misses nothing of what is accepted afterwards, whatever happens.
+func OpenCursor(hub *gateway.Hub, state State, lost bool, uplink string, filters gateway.Filters, log *slog.Logger) (Cursor, gateway.Position, error) {
 	c := &journalCursor{uplink: uplink, state: state}
 	value, ok, err := state.Get(cursors, uplink)
 	if err != nil {
@@ -65,6 +66,8 @@ func OpenCursor(hub *gateway.Hub, state State, uplink string, filters gateway.Fi
 			return nil, gateway.Position{}, fmt.Errorf("cursor of uplink %q: %w", uplink, err)
 		}
 		from, c.gap = hub.Resume(at)
+	} else if lost {
+		log.Warn("the uplink's place was lost with the state; it sends the whole journal again, under the same ids", "uplink", uplink)
 	} else {
 		from, _ = hub.Next()
 		log.Info("uplink is new and sends from now on", "offset", from)

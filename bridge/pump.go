@@ -20,6 +20,7 @@ type PumpOptions struct {
 	Sink      Sink
 	Hub       *gateway.Hub
 	State     State
+	StateLost bool            // cursors may be missing that were there
 	Filters   gateway.Filters // the union of the uplink's routes
 	Count     func(from uint64, f gateway.Filters) (uint64, error)
 	Logger    *slog.Logger
@@ -79,7 +80,7 @@ func NewPump(o PumpOptions) (*Pump, error) {
 			*d.value = d.unset
 		}
 	}
-	cursor, at, err := OpenCursor(o.Hub, o.State, o.Uplink, o.Filters, o.Logger)
+	cursor, at, err := OpenCursor(o.Hub, o.State, o.StateLost, o.Uplink, o.Filters, o.Logger)
 	if err != nil {
 		return nil, err
 	}

@@ -138,6 +138,14 @@ func TestCursor(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	bubble(t, "a place lost with the state is the journal's beginning", func(t *testing.T, r *rig) {
+		r.add(3, "up/a")
+		r.opts.StateLost = true
+		r.run()
+		settle(5 * time.Second)
+		r.want("1 2 3")
+		r.stop()
+	})
 	bubble(t, "an empty journal", func(t *testing.T, r *rig) {
 		r.run()
 		r.add(1, "up/a")

@@ -111,6 +111,13 @@ func OpenState(dir string, log *slog.Logger) (*State, error) {
 	return s, nil
 }
 
+// Lost tells whether a damaged state was set aside, now or at an earlier start, and still
+// lies beside this one: what is absent here may have been there.
+func (s *State) Lost() bool {
+	aside, err := filepath.Glob(s.dir + ".damaged-*")
+	return err != nil || len(aside) > 0
+}
+
 func (s *State) open() error {
 	if err := s.checkFree(); err != nil {
 		return err

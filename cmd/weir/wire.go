@@ -229,7 +229,7 @@ func newDevices(cfg *config.Config, ingest devices.Ingest, log *slog.Logger, o g
 	})
 }
 
-func newBridge(cfg *config.Config, hub *gateway.Hub, count func(uint64, gateway.Filters) (uint64, error), state bridge.State, log *slog.Logger, o gateway.Observer) (*bridge.Bridge, error) {
+func newBridge(cfg *config.Config, hub *gateway.Hub, count func(uint64, gateway.Filters) (uint64, error), state *store.State, log *slog.Logger, o gateway.Observer) (*bridge.Bridge, error) {
 	return bridge.New(bridge.Options{
 		GatewayID: cfg.Gateway.ID,
 		Uplinks:   cfg.Uplinks,
@@ -237,6 +237,7 @@ func newBridge(cfg *config.Config, hub *gateway.Hub, count func(uint64, gateway.
 		Hub:       hub,
 		Count:     count,
 		State:     state,
+		StateLost: state.Lost(),
 		Logger:    log.With("part", "bridge"),
 		Observer:  o,
 	})

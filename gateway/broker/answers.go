@@ -55,7 +55,7 @@ func (a *answers) add(kind byte, id uint16) uint64 {
 func (a *answers) resolve(n uint64, code byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed {
+	if a.closed || n < a.first {
 		return
 	}
 	s := &a.slots[n-a.first]

@@ -59,17 +59,21 @@ func (s *session) attach(c *conn) {
 // detach takes the connection away. QoS 0 messages that wait go with it.
 func (s *session) detach() {
 	s.conn = nil
-	keep := s.queue[:0]
-	s.live, s.bytes = 0, 0
-	for _, it := range s.queue {
-		if it.qos > 0 {
-			keep = append(keep, it)
+	s.filter(func(it item) bool { return it.qos > 0 })
+}
+
+// filter drops from the queue what is not to be kept. All that stays counts.
+func (s *session) filter(keep func(item) bool) {
+	queue := s.queue
+	s.queue, s.live, s.bytes = nil, 0, 0
+	for _, it := range queue {
+		if keep(it) {
+			it.retained = false
+			s.queue = append(s.queue, it)
 			s.live++
 			s.bytes += it.event.Size()
 		}
 	}
-	clear(s.queue[len(keep):])
-	s.queue = keep
 }
 
 // hold keeps everything in the queue until it is called with false.

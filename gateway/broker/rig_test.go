@@ -212,6 +212,7 @@ type rig struct {
 	cancel context.CancelFunc
 	ran    chan error
 	conns  sync.WaitGroup
+	peers  []net.Conn // the clients' ends
 	down   bool
 
 	mu      sync.Mutex
@@ -238,9 +239,6 @@ func (r *rig) start(kept []*gateway.Event) {
 	r.j = j
 	g := gateway.New(gateway.Options{Journal: j})
 	o := r.o
-	if o.CloseTimeout == 0 {
-		o.CloseTimeout = 50 * time.Millisecond // these clients do not close after us
-	}
 	if o.Auth == nil {
 		var err error
 		if o.Auth, err = auth.New(nil, nil); err != nil {
@@ -291,6 +289,10 @@ func (r *rig) stop() {
 	}
 	r.down = true
 	r.cancel()
+	for _, nc := range r.peers {
+		nc.Close()
+	}
+	r.peers = nil
 	if err := <-r.ran; err != nil {
 		r.t.Error("Run:", err)
 	}
@@ -372,7 +374,7 @@ func (r *rig) dial() net.Conn {
 		r.t.Fatal(err)
 	}
 	r.serve(server)
-	r.t.Cleanup(func() { nc.Close() })
+	r.peers = append(r.peers, nc)
 	return nc
 }
 
@@ -380,7 +382,7 @@ func (r *rig) dial() net.Conn {
 func (r *rig) pipe() net.Conn {
 	nc, server := net.Pipe()
 	r.serve(server)
-	r.t.Cleanup(func() { nc.Close() })
+	r.peers = append(r.peers, nc)
 	return nc
 }
 
@@ -519,6 +521,7 @@ func (c *client) recv() (packets.Packet, error) {
 	if err != nil {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			err = io.EOF // however it was closed
+			c.nc.Close()
 		}
 		return packets.Packet{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/auth"
 )
 
 // session is what Weir knows of one client identifier: MQTT 5 §4.1. A durable one
@@ -63,15 +64,17 @@ func (s *session) over(now time.Time) bool {
 }
 
 // enter gives c the session it asked for, which is kept, new, or in another's place.
-// It returns the reason code for CONNACK.
+// It returns the reason code for CONNACK. A session is its user's: somebody else who
+// comes with the same client identifier does not get it, and does not get rid of its
+// connection either.
 func (b *Broker) enter(ctx context.Context, c *conn) byte {
-	if err := b.claim(ctx, c); err != nil {
-		return codeUnavailable
+	if code := b.claim(ctx, c); code != codeSuccess {
+		return code
 	}
 	b.mu.Lock()
 	s, durable := b.sessions[c.id], b.durable
 	b.mu.Unlock()
-	if s != nil && (c.connect.clean || s.over(time.Now())) {
+	if s != nil && (c.connect.clean || s.over(time.Now()) || !s.belongsTo(c.account)) {
 		s.mu.Lock()
 		w := s.will // the session ends here, so what was delayed is due
 		s.will = nil
@@ -85,6 +88,10 @@ func (b *Broker) enter(ctx context.Context, c *conn) byte {
 	ch := change{Op: opOpen, Version: c.connect.version, Expiry: c.expiry}
 	switch {
 	case c.present:
+		if err := b.recheck(ctx, c, s); err != nil {
+			c.log.Warn("lost rights not stored", "client", c.id, "error", err)
+			return codeOf(err)
+		}
 		ch.Op = opResume
 		if err := b.o.Ingest(ctx, c.change(ch), nil); err != nil {
 			// The session is as it was stored; a start would find its old expiry.
@@ -128,23 +135,57 @@ func (b *Broker) enter(ctx context.Context, c *conn) byte {
 
 // claim makes c the connection of its client identifier: MQTT 5 §3.1.4. It returns
 // when the one before has left its session.
-func (b *Broker) claim(ctx context.Context, c *conn) error {
+func (b *Broker) claim(ctx context.Context, c *conn) byte {
 	for {
 		b.mu.Lock()
 		old := b.byID[c.id]
 		if old == nil {
 			b.byID[c.id] = c
 			b.mu.Unlock()
-			return nil
+			return codeSuccess
 		}
 		b.mu.Unlock()
+		if old.account.Name() != c.account.Name() {
+			c.log.Warn("client identifier is in use by another user", "client", c.id, "user", c.account.Name())
+			return codeClientID
+		}
 		old.stop(cause{code: codeTakenOver, reason: "taken over"})
 		select {
 		case <-old.ended:
 		case <-ctx.Done():
-			return ctx.Err()
+			return codeUnavailable
 		}
 	}
+}
+
+func (s *session) belongsTo(a *auth.Account) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.user == a.Name()
+}
+
+// recheck takes from a kept session what its user may no longer have: the rights may have
+// changed between two starts.
+func (b *Broker) recheck(ctx context.Context, c *conn, s *session) error {
+	var lost []string
+	s.mu.Lock()
+	for _, sub := range s.subs {
+		if c.maySubscribe(sub) != nil {
+			lost = append(lost, sub.Filter)
+		}
+	}
+	s.mu.Unlock()
+	if len(lost) == 0 {
+		return nil
+	}
+	c.log.Warn("subscriptions ended for lack of rights", "client", c.id, "user", c.account.Name(), "filters", lost)
+	if err := b.store(ctx, c.change(change{Op: opUnsubscribe, Filters: lost})); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.filter(func(it item) bool { return c.account.CanRead(it.event.Topic, c.id) == nil })
+	return nil
 }
 
 // leave takes c off its session when c has ended. What the will and the end of the

@@ -14,6 +14,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/auth"
 )
 
 func expiring(seconds uint32) connectOption {
@@ -299,12 +300,14 @@ func TestDelayedWill(t *testing.T) {
 		if wills() != 0 {
 			t.Fatal("sent before its delay")
 		}
-		c := connect(100) // back in time
+		c, _ := newClient(t, r.pipe(), v5, "dev", expiring(100)) // back in time, without a will
+		time.Sleep(20 * time.Second)
+		c.drop()
 		time.Sleep(20 * time.Second)
 		if wills() != 0 {
 			t.Fatal("sent though the session went on")
 		}
-		c.drop()
+		connect(100).drop()
 		time.Sleep(12 * time.Second)
 		if wills() != 1 {
 			t.Fatal("not sent after its delay")
@@ -431,4 +434,84 @@ func view(r *rig) string {
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
+}
+
+// The end of a session may come late; it ends no other of the same name.
+func TestLateEnd(t *testing.T) {
+	r := newRig(t, Options{})
+	for i, ch := range []change{{Op: opOpen, Version: v5, Expiry: 9}, {Op: opOpen, Version: v5, Expiry: 9}, {Op: opEnd, Session: 1}} {
+		e := changeEvent("dev", ch.encode())
+		e.Offset = uint64(i + 1)
+		r.b.Deliver([]*gateway.Event{e})
+	}
+	if n := len(r.b.Clients()); n != 1 {
+		t.Fatalf("%d sessions", n)
+	}
+}
+
+// SUBACK comes before what the subscription brings.
+func TestSubackFirst(t *testing.T) {
+	both(t, func(t *testing.T, v byte) {
+		r := newRig(t, Options{})
+		p, c := r.client(v, "p"), r.client(v, "dev", persistent)
+		r.j.hold(true)
+		c.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Subscribe}, PacketID: 1, Filters: packets.Subscriptions{{Filter: "a"}}})
+		r.j.awaitQueued(1)
+		p.send(publishPacket("a", 0, 0, "x"))
+		r.j.awaitQueued(2)
+		r.j.hold(false)
+		c.expect(packets.Suback)
+		c.expect(packets.Publish)
+	})
+}
+
+// A session is its user's, and keeps no more rights than the user has.
+func TestSessionAndRights(t *testing.T) {
+	hash, err := auth.Hash("secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	users := map[string]auth.User{"one": {PasswordHash: hash, Role: "r"}, "two": {PasswordHash: hash, Role: "r"}}
+	policy := func(subscribe ...string) *auth.Policy {
+		p, err := auth.New(users, map[string]auth.Role{"r": {Publish: []string{"#"}, Subscribe: subscribe}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	r := newRig(t, Options{Auth: policy("a/#", "b/#")})
+	one, two := withUser("one", "secret"), withUser("two", "secret")
+	c := r.client(v5, "dev", one, persistent)
+	c.subscribe(packets.Subscription{Filter: "a/x", Qos: 1}, packets.Subscription{Filter: "b/x", Qos: 1})
+	if _, ack := r.tryClient(v5, "dev", two, persistent); ack.ReasonCode != codeClientID {
+		t.Fatalf("another user took the connection: 0x%02X", ack.ReasonCode)
+	}
+	c.nothing()
+	c.bye()
+
+	r.o.Auth = policy("b/#") // a/# is taken away
+	r.restart()
+	p := r.client(v5, "p", one)
+	for i, topic := range []string{"a/x", "b/x", "a/x", "b/x"} {
+		p.send(publishPacket(topic, 1, uint16(i+1), topic))
+		p.ack(packets.Puback, uint16(i+1), 0)
+	}
+	c, ack := r.tryClient(v5, "dev", one, persistent)
+	if !ack.SessionPresent {
+		t.Fatal("the session is gone")
+	}
+	for range 2 {
+		if pk := c.expect(packets.Publish); pk.TopicName != "b/x" {
+			t.Fatalf("got %s", pk.TopicName)
+		}
+	}
+	p.send(publishPacket("a/x", 1, 9, "x"))
+	p.ack(packets.Puback, 9, 0)
+	c.nothing()
+	c.bye()
+	if c, ack := r.tryClient(v5, "dev", two, persistent); ack.ReasonCode != 0 || ack.SessionPresent {
+		t.Fatalf("another user got the session: %+v", ack)
+	} else {
+		c.nothing()
+	}
 }

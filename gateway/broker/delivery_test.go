@@ -501,3 +501,25 @@ func BenchmarkPublish(b *testing.B) {
 		})
 	}
 }
+
+// A client that comes back with a smaller Receive Maximum is not flooded by the resend.
+func TestResendWithinTheWindow(t *testing.T) {
+	r := newRig(t, Options{})
+	p, s := r.client(v5, "p"), r.client(v5, "s", persistent)
+	s.subscribe(packets.Subscription{Filter: "a", Qos: 1})
+	for i := range 4 {
+		p.send(publishPacket("a", 1, 1, fmt.Sprint(i)))
+		p.ack(packets.Puback, 1, 0)
+		s.expect(packets.Publish)
+	}
+	s.drop()
+	r.ended("s")
+	s = r.client(v5, "s", persistent, func(pk *packets.Packet) { pk.Properties.ReceiveMaximum = 2 })
+	ids := []uint16{s.expect(packets.Publish).PacketID, s.expect(packets.Publish).PacketID}
+	s.nothing()
+	s.send(ackPacket(packets.Puback, ids[0]))
+	if pk := s.expect(packets.Publish); string(pk.Payload) != "2" || !pk.FixedHeader.Dup {
+		t.Fatalf("got %+v", pk)
+	}
+	s.nothing()
+}

@@ -346,6 +346,7 @@ func TestOrigins(t *testing.T) {
 
 // Without users a foreign name is refused, so that no page can come in by DNS.
 func TestHostNames(t *testing.T) {
+	policy := closedPolicy(t)
 	for _, c := range []struct {
 		host string
 		open bool
@@ -358,7 +359,7 @@ func TestHostNames(t *testing.T) {
 			s := serve(t, newFakeLog("e1"), func(o *Options) {
 				o.Origins = []string{"http://dash.lan"}
 				if closed {
-					o.Auth = closedPolicy(t)
+					o.Auth = policy
 				}
 			})
 			status, _ := call(t, "GET", s.url+"/api/info", "", "Host: "+c.host, "Authorization: "+basic("viewer"))

@@ -206,32 +206,73 @@ func TestHeartbeatAsEvent(t *testing.T) {
 	}
 }
 
-// Streams that begin with a rewind while others publish get every value once.
+// A stream that begins with a rewind gets every event once, whatever is released while
+// it opens: before the history is read, and after.
 func TestRewindJoinsLive(t *testing.T) {
+	l := newFakeLog("e1")
+	var opening []func()
+	s := serve(t, l, func(o *Options) {
+		o.History = func(f gateway.Filters, n int) ([]*gateway.Event, error) {
+			opening[0]()
+			events, err := l.history(f, n)
+			opening[1]()
+			return events, err
+		}
+	})
+	for _, before := range []int{0, 1, 3, 600} {
+		for _, after := range []int{0, 1, 3, 600} {
+			topic := fmt.Sprintf("a/%d/%d", before, after)
+			l.put(topic, 0, 10)
+			next := 10
+			put := func(n int) func() {
+				return func() {
+					l.put(topic, next, n)
+					l.put("other", 0, 1)
+					next += n
+				}
+			}
+			opening = []func(){put(before), put(after)}
+			es := open(t, s.url+"/events?rewind=5&topic="+topic)
+			es.expect(5+before, 9+before+after)
+			put(1)()
+			es.expect(next-1, next-1)
+			es.close()
+		}
+	}
+	// Nothing matches yet.
+	opening = []func(){func() { l.put("other", 0, 2) }, func() { l.put("new", 0, 2) }}
+	open(t, s.url+"/events?rewind=5&topic=new").expect(0, 1)
+}
+
+// The same with publishers that do not wait for anybody.
+func TestRewindUnderLoad(t *testing.T) {
 	l := newFakeLog("e1")
 	l.put("a", 0, 100)
 	s := serve(t, l)
-	const total = 3000
+	stop := make(chan struct{})
 	var publishing, reading sync.WaitGroup
-	publishing.Go(func() { l.put("a", 100, total-100) })
+	publishing.Go(func() {
+		for next := 100; ; next += 5 {
+			select {
+			case <-stop:
+				return
+			default:
+				l.put("a", next, 5)
+			}
+		}
+	})
 	for range 20 {
-		for range 4 {
+		for range 2 {
 			reading.Go(func() {
 				es := open(t, s.url+"/events?topic=a&rewind=50")
 				defer es.close()
 				at := value(t, es.next())
-				for at < total-1 {
-					got := value(t, es.next())
-					if got != at+1 {
-						t.Errorf("%d after %d", got, at)
-						return
-					}
-					at = got
-				}
+				es.expect(at+1, at+200)
 			})
 		}
 		reading.Wait()
 	}
+	close(stop)
 	publishing.Wait()
 }
 

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/auth"
 )
 
 // pipes is a listener whose connections are net.Pipes, so that a whole server fits in a
@@ -47,8 +50,8 @@ func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
 }
 
 // inBubble runs f with a server on the bubble's clock.
-func inBubble(t *testing.T, l *fakeLog, f func(t *testing.T, p *pipes)) {
-	s, err := New(Options{GatewayID: "gw", Feed: l.hub, History: l.history, Last: l.last, Ingest: l.ingest, Auth: openPolicy(t)})
+func inBubble(t *testing.T, l *fakeLog, policy *auth.Policy, f func(t *testing.T, p *pipes)) {
+	s, err := New(Options{GatewayID: "gw", Feed: l.hub, History: l.history, Last: l.last, Ingest: l.ingest, Auth: policy})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,43 +66,73 @@ func inBubble(t *testing.T, l *fakeLog, f func(t *testing.T, p *pipes)) {
 	}
 }
 
+// A stream tells its position every 15 s: of a quiet topic, and also when much goes by
+// that its account may not read.
 func TestHeartbeatEvery15s(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newFakeLog("e1")
-		inBubble(t, l, func(t *testing.T, p *pipes) {
-			tr := &http.Transport{DialContext: p.dial}
-			defer tr.CloseIdleConnections()
-			resp, err := (&http.Client{Transport: tr}).Get("http://localhost/events?topic=quiet")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			buf := make([]byte, 1000)
-			read := func() string {
-				n, err := resp.Body.Read(buf)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return string(buf[:n])
-			}
-			if got := read(); !strings.HasPrefix(got, "retry: ") {
-				t.Fatalf("first %q", got)
-			}
-			if got := read(); got != "id: e1:0\n\n" {
-				t.Fatalf("then %q", got)
-			}
-			for range 3 {
-				last := l.put("other", 0, 1)
-				start := time.Now()
-				if got := read(); got != "id: "+last.Position().String()+"\n\n" {
-					t.Fatalf("got %q", got)
-				}
-				if d := time.Since(start); d != 15*time.Second {
-					t.Fatalf("after %v", d)
-				}
-			}
+	for name, busy := range map[string]bool{"quiet": false, "unreadable": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newFakeLog("e1")
+				inBubble(t, l, closedPolicy(t), func(t *testing.T, p *pipes) {
+					tr := &http.Transport{DialContext: p.dial}
+					defer tr.CloseIdleConnections()
+					query := "topic=plant1/quiet"
+					if busy {
+						query = "topic=%23&readable=1"
+					}
+					req, err := http.NewRequest("GET", "http://localhost/events?"+query, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					req.Header.Set("Authorization", basic("viewer"))
+					resp, err := tr.RoundTrip(req)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer resp.Body.Close()
+					buf := make([]byte, 1000)
+					read := func() string {
+						n, err := resp.Body.Read(buf)
+						if err != nil {
+							t.Fatal(err)
+						}
+						return string(buf[:n])
+					}
+					if got := read(); !strings.HasPrefix(got, "retry: ") {
+						t.Fatalf("first %q", got)
+					}
+					if got := read(); got != "id: e1:0\n\n" {
+						t.Fatalf("then %q", got)
+					}
+					stop := make(chan struct{})
+					defer close(stop)
+					go func() {
+						tick := time.NewTicker(700 * time.Millisecond) // never at a heartbeat
+						defer tick.Stop()
+						for {
+							select {
+							case <-stop:
+								return
+							case <-tick.C:
+								l.put("other", 0, 1)
+							}
+						}
+					}()
+					for range 3 {
+						start := time.Now()
+						got := read()
+						released, _ := l.hub.Next()
+						if want := (gateway.Position{Epoch: "e1", Offset: released - 1}); got != "id: "+want.String()+"\n\n" {
+							t.Fatalf("got %q, want %v", got, want)
+						}
+						if d := time.Since(start); d < 15*time.Second || d >= 16*time.Second {
+							t.Fatalf("after %v", d)
+						}
+					}
+				})
+			})
 		})
-	})
+	}
 }
 
 func TestCentrifugoPings(t *testing.T) {
@@ -115,7 +148,7 @@ func TestCentrifugoPings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				inBubble(t, newFakeLog("e1"), func(t *testing.T, p *pipes) {
+				inBubble(t, newFakeLog("e1"), openPolicy(t), func(t *testing.T, p *pipes) {
 					d := websocket.Dialer{NetDialContext: p.dial}
 					ws, _, err := d.Dial("ws://localhost/connection/websocket", nil)
 					if err != nil {

@@ -479,6 +479,7 @@ func TestPublishesAreNotAcknowledged(t *testing.T) {
 	<-c.up
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	deadline := time.After(5 * time.Second)
 	for {
 		select {
 		case <-tick.C:
@@ -488,7 +489,7 @@ func TestPublishesAreNotAcknowledged(t *testing.T) {
 			if err == nil || err.Error() != "no acknowledgement for 300ms" {
 				t.Error(err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-deadline:
 			t.Error("not noticed")
 		}
 		return

@@ -271,7 +271,7 @@ func TestWindow(t *testing.T) {
 			Connack: func(bridgetest.Connect) (int, []byte) { return 0, c.connack },
 			Answer:  func(bridgetest.Publish) int { return -1 },
 		})
-		s := send(t, newSink(t, b.Addr(), c.version))
+		s := send(t, newSink(t, b.Addr(), c.version, impatient))
 		for i := range 200 {
 			s.event(gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(i))})
 		}
@@ -396,7 +396,11 @@ func TestConnectFails(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := start(t, &bridgetest.Broker{Connack: func(bridgetest.Connect) (int, []byte) { return c.code, c.properties }})
-			s := send(t, newSink(t, b.Addr(), c.version))
+			change := func(*mqtt.Config) {}
+			if c.code < 0 {
+				change = impatient
+			}
+			s := send(t, newSink(t, b.Addr(), c.version, change))
 			if err := s.end(); err == nil || err.Error() != c.want {
 				t.Errorf("%v, not %q", err, c.want)
 			}
@@ -414,7 +418,7 @@ func TestConnectFails(t *testing.T) {
 		}
 	})
 	t.Run("no answer to TCP", func(t *testing.T) {
-		err := send(t, newSink(t, fullBacklog(t), "5")).end()
+		err := send(t, newSink(t, fullBacklog(t), "5", impatient)).end()
 		if err == nil || !strings.HasSuffix(err.Error(), ": no answer within 300ms") {
 			t.Error(err)
 		}
@@ -461,7 +465,7 @@ func fullBacklog(t *testing.T) string {
 func TestIdleLinkLiesStill(t *testing.T) {
 	for _, version := range []string{"5", "3.1.1"} {
 		b := start(t, &bridgetest.Broker{Silent: true})
-		c := send(t, newSink(t, b.Addr(), version))
+		c := send(t, newSink(t, b.Addr(), version, impatient))
 		<-c.up
 		if err := c.end(); err == nil || err.Error() != "no answer to a ping for 300ms" {
 			t.Errorf("%s: %v", version, err)
@@ -475,7 +479,7 @@ func TestIdleLinkLiesStill(t *testing.T) {
 // Pings that are answered do not hide that publishes are not, nor do further publishes.
 func TestPublishesAreNotAcknowledged(t *testing.T) {
 	b := start(t, &bridgetest.Broker{Answer: func(bridgetest.Publish) int { return -1 }})
-	c := send(t, newSink(t, b.Addr(), "5", func(c *mqtt.Config) { c.KeepAlive = 40 * time.Millisecond }))
+	c := send(t, newSink(t, b.Addr(), "5", impatient, func(c *mqtt.Config) { c.KeepAlive = 40 * time.Millisecond }))
 	<-c.up
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -564,7 +568,7 @@ func TestTLS(t *testing.T) {
 		t.Errorf("an unknown authority: %v", err)
 	}
 	plain := start(t, &bridgetest.Broker{})
-	err = send(t, newSink(t, plain.Addr(), "5", func(c *mqtt.Config) { c.URL, c.CAFile = "mqtts://"+plain.Addr(), file })).end()
+	err = send(t, newSink(t, plain.Addr(), "5", impatient, func(c *mqtt.Config) { c.URL, c.CAFile = "mqtts://"+plain.Addr(), file })).end()
 	if err == nil || !strings.Contains(err.Error(), "TLS: ") {
 		t.Errorf("a broker without TLS: %v", err)
 	}

@@ -195,13 +195,13 @@ func TestReconnectStorm(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fill(p)()
+	ended, cancel := context.WithCancel(t.Context()) // so that whoever needs a place is refused
+	cancel()
 	for range 1000 {
-		if _, err := p.Authenticate(t.Context(), "boiler", "secret"); err != nil {
+		if _, err := p.Authenticate(ended, "boiler", "secret"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
 	for _, test := range [][2]string{{"boiler", "Secret"}, {"alice", "Secret"}, {"alice", "secret"}, {"nobody", "secret"}} {
 		if _, err := p.Authenticate(ended, test[0], test[1]); !errors.Is(err, gateway.ErrTransient) {
 			t.Errorf("%q: got %v, want that it has to be computed", test, err)

@@ -93,6 +93,8 @@ func TestCanSubscribe(t *testing.T) {
 		{[]string{"plant1/+/t"}, "plant1/+/t", true},
 		{[]string{"plant1/+/t"}, "plant1/x/t", true},
 		{[]string{"plant1/+/t"}, "plant1/+/+", false},
+		{[]string{"plant1/+"}, "plant1/#", false},
+		{[]string{"plant1/+/#"}, "plant1/#", false},
 		{[]string{"a/b", "a/c"}, "a/c", true},
 		{[]string{"a/b", "a/c"}, "a/+", false}, // one pattern has to cover it
 		{[]string{"#"}, "#", true},

@@ -1,6 +1,13 @@
+// Package sim is devices that do not exist, and the account of what they sent. Everything
+// random comes from a seed, so that a run can be repeated.
+//
+// The account is a Ledger: every message with how often it was sent and how it was
+// answered. At the far end of the gateway a test collects what arrived, and Ledger.Check
+// holds the two against each other.
 package sim
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,13 +15,35 @@ import (
 	"time"
 )
 
-// Ledger is what the simulated devices know: what they sent, how often, and what they
-// were told. Check compares it with what arrived at the far end of the gateway. It is for
-// concurrent use.
-type Ledger struct {
-	mu      sync.Mutex
-	entries map[key]*Entry
-	order   []*Entry // as first published
+// Entry is one message in the ledger. A line of a ledger's file is one.
+type Entry struct {
+	Topic string `json:"topic"`
+	Seq   uint64 `json:"seq"` // counts on its topic, in the order of sending
+	QoS   byte   `json:"qos"`
+	Via   string `json:"via"` // mqtt or serial
+
+	Sent  time.Time `json:"sent"` // the first time
+	Sends int       `json:"sends"`
+	// Fresh is how many of the sends said nothing of an earlier one (no DUP in a session that
+	// the server kept): each of them may rightly become an event of its own.
+	Fresh int `json:"fresh"`
+
+	Acked  time.Time `json:"acked,omitzero"` // PUBACK or PUBREC
+	Reason byte      `json:"reason"`         // of the answer; 0x80 and above: refused
+}
+
+// Taken tells whether the gateway has said that it stored the message.
+func (e *Entry) Taken() bool { return !e.Acked.IsZero() && e.Reason < 0x80 }
+
+// Refused tells whether the gateway has said that it did not.
+func (e *Entry) Refused() bool { return !e.Acked.IsZero() && e.Reason >= 0x80 }
+
+// events is how many events the message may rightly have become.
+func (e *Entry) events() int {
+	if e.QoS == 1 { // a server keeps no QoS 1 ids: each resend may be stored again
+		return e.Sends
+	}
+	return e.Fresh
 }
 
 type key struct {
@@ -22,184 +51,121 @@ type key struct {
 	seq   uint64
 }
 
-// Entry is one message.
-type Entry struct {
-	Topic string    `json:"topic"`
-	Seq   uint64    `json:"seq"`
-	QoS   byte      `json:"qos"`
-	First time.Time `json:"first"`
-	// Sends is how often it was written to a connection, and Copies how many of
-	// these the gateway could not know for repeats: every one at QoS 1, and at QoS 2 those
-	// that were the first of their session. So many events it may become.
-	Sends  int `json:"sends"`
-	Copies int `json:"copies"`
-
-	Answered time.Time `json:"answered,omitzero"`
-	Reason   byte      `json:"reason"` // 0x80 and above: refused
+// Ledger is what was sent and what was answered. It is for concurrent use.
+type Ledger struct {
+	mu      sync.Mutex
+	entries map[key]*Entry
+	order   []*Entry
+	file    *bufio.Writer
+	err     error
 }
 
-// Acked tells whether the gateway has said that it took the message.
-func (e *Entry) Acked() bool { return !e.Answered.IsZero() && e.Reason < 0x80 }
-
-// NewLedger returns an empty one.
+// NewLedger returns an empty ledger.
 func NewLedger() *Ledger { return &Ledger{entries: map[key]*Entry{}} }
 
-func (l *Ledger) entry(topic string, seq uint64, qos byte) *Entry {
-	k := key{topic, seq}
-	e := l.entries[k]
-	if e == nil {
-		e = &Entry{Topic: topic, Seq: seq, QoS: qos, First: time.Now()}
-		l.entries[k] = e
-		l.order = append(l.order, e)
-	}
-	return e
-}
-
-// Sent notes that a message is about to be written to a connection. Dup: it went before in
-// this session.
-func (l *Ledger) Sent(topic string, seq uint64, qos byte, dup bool) {
+// Log has the ledger append every change to w: the entry as it then is, as a line of
+// JSON. The last line of an entry counts. Flush before w is closed.
+func (l *Ledger) Log(w io.Writer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e := l.entry(topic, seq, qos)
-	e.Sends++
-	if qos < 2 || !dup {
-		e.Copies++
-	}
+	l.file = bufio.NewWriter(w)
 }
 
-// Answered notes what the gateway said of a message.
+// Flush writes what is held back, and returns the first error of the log.
+func (l *Ledger) Flush() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file != nil && l.err == nil {
+		l.err = l.file.Flush()
+	}
+	return l.err
+}
+
+// Sent notes that a message is being sent, once more if it is there already. Dup: in a
+// form that says so.
+func (l *Ledger) Sent(via, topic string, seq uint64, qos byte, dup bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.entries[key{topic, seq}]
+	if e == nil {
+		e = &Entry{Topic: topic, Seq: seq, QoS: qos, Via: via, Sent: time.Now()}
+		l.add(e)
+	}
+	e.Sends++
+	if !dup {
+		e.Fresh++
+	}
+	l.log(e)
+}
+
+// Answered notes the answer to a message. For a serial line, which nobody answers, a test
+// may note with it that the line was seen.
 func (l *Ledger) Answered(topic string, seq uint64, reason byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.entries[key{topic, seq}]
-	e.Answered, e.Reason = time.Now(), reason
+	if e == nil || e.Taken() {
+		return
+	}
+	e.Acked, e.Reason = time.Now(), reason
+	l.log(e)
 }
 
-// Totals counts the messages, those the gateway took, and those that were sent more than once.
-func (l *Ledger) Totals() (sent, acked, resent int) {
+func (l *Ledger) add(e *Entry) {
+	l.entries[key{e.Topic, e.Seq}] = e
+	l.order = append(l.order, e)
+}
+
+func (l *Ledger) log(e *Entry) {
+	if l.file == nil || l.err != nil {
+		return
+	}
+	line, err := json.Marshal(e)
+	if err == nil {
+		_, err = l.file.Write(append(line, '\n'))
+	}
+	l.err = err
+}
+
+// Entries returns all messages, in the order they were first sent.
+func (l *Ledger) Entries() []Entry { return l.entriesThat(func(*Entry) bool { return true }) }
+
+// Acked returns the messages the gateway has said it stored.
+func (l *Ledger) Acked() []Entry { return l.entriesThat((*Entry).Taken) }
+
+func (l *Ledger) entriesThat(ok func(*Entry) bool) []Entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	var out []Entry
 	for _, e := range l.order {
-		sent++
-		if e.Acked() {
-			acked++
-		}
-		if e.Sends > 1 {
-			resent++
+		if ok(e) {
+			out = append(out, *e)
 		}
 	}
-	return sent, acked, resent
+	return out
 }
 
-// WriteTo writes the ledger as a JSON object a line, in the order of first publishing.
-func (l *Ledger) WriteTo(w io.Writer) (int64, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var n int64
-	for _, e := range l.order {
-		line, err := json.Marshal(e)
+// ReadLedger reads what a ledger has logged. A torn last line, of a process that was killed,
+// is left out.
+func ReadLedger(r io.Reader) (*Ledger, error) {
+	l := NewLedger()
+	in := bufio.NewReader(r)
+	for n := 1; ; n++ {
+		line, err := in.ReadBytes('\n')
+		if err == io.EOF {
+			return l, nil
+		}
 		if err != nil {
-			return n, err
+			return nil, fmt.Errorf("read ledger: %w", err)
 		}
-		m, err := w.Write(append(line, '\n'))
-		n += int64(m)
-		if err != nil {
-			return n, err
+		var e Entry
+		if err := json.Unmarshal(line, &e); err != nil {
+			return nil, fmt.Errorf("read ledger: line %d: %w", n, err)
 		}
-	}
-	return n, nil
-}
-
-// Arrival is one message as the far end received it.
-type Arrival struct {
-	Topic string
-	Seq   uint64
-	ID    string // the event's id
-	// Offset is the event's place in the gateway's journal, from its id.
-	Offset uint64
-}
-
-// Report is what Check found wrong. Each list is capped; Count is not.
-type Report struct {
-	Arrivals, Repeats int // all that came, and those whose id had come before
-
-	Count                                         int
-	Lost, Foreign, SharedIDs, Doubled, OutOfOrder []string
-}
-
-// reportMax caps each list of a report.
-const reportMax = 10
-
-func (r *Report) add(list *[]string, format string, args ...any) {
-	r.Count++
-	if len(*list) < reportMax {
-		*list = append(*list, fmt.Sprintf(format, args...))
-	}
-}
-
-func (r *Report) String() string {
-	s := fmt.Sprintf("%d arrivals, %d of them repeats, %d violations", r.Arrivals, r.Repeats, r.Count)
-	for _, l := range []struct {
-		what string
-		list []string
-	}{{"lost", r.Lost}, {"never sent", r.Foreign}, {"one id for two events", r.SharedIDs}, {"doubled", r.Doubled}, {"out of order", r.OutOfOrder}} {
-		for _, line := range l.list {
-			s += "\n  " + l.what + ": " + line
+		if known := l.entries[key{e.Topic, e.Seq}]; known != nil {
+			*known = e
+		} else {
+			l.add(&e)
 		}
 	}
-	return s
-}
-
-// Check compares what arrived at the far end, in order of arrival, with the ledger:
-//
-//   - Lost: acknowledged by the gateway and never arrived.
-//   - Foreign: arrived and was never sent.
-//   - SharedIDs: one id came with two different messages.
-//   - Doubled: a message came under more ids than the copies its device made, so the
-//     gateway made an event of its own. (A QoS 1 message that is resent because its
-//     acknowledgement was lost makes a second event; that is MQTT.)
-//   - OutOfOrder: of one topic, a message arrived for the first time after a later
-//     one had, or an event after one with a higher offset. Repeats of an id do not count.
-func (l *Ledger) Check(arrivals []Arrival) *Report {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	r := &Report{Arrivals: len(arrivals)}
-	byID := map[string]key{}
-	ids := map[key]int{}
-	lastSeq, lastOffset := map[string]uint64{}, map[string]uint64{}
-	for _, a := range arrivals {
-		k := key{a.Topic, a.Seq}
-		e := l.entries[k]
-		if e == nil {
-			r.add(&r.Foreign, "%s %d as %s", a.Topic, a.Seq, a.ID)
-			continue
-		}
-		if before, seen := byID[a.ID]; seen {
-			r.Repeats++
-			if before != k {
-				r.add(&r.SharedIDs, "%s: %s %d and %s %d", a.ID, before.topic, before.seq, a.Topic, a.Seq)
-			}
-			continue
-		}
-		byID[a.ID] = k
-		if ids[k]++; ids[k] == e.Copies+1 {
-			r.add(&r.Doubled, "%s %d (QoS %d) came under %d ids, its device made %d copies; the last is %s", a.Topic, a.Seq, e.QoS, ids[k], e.Copies, a.ID)
-		}
-		if ids[k] == 1 {
-			if a.Seq < lastSeq[a.Topic] {
-				r.add(&r.OutOfOrder, "%s %d came first after %d", a.Topic, a.Seq, lastSeq[a.Topic])
-			}
-			lastSeq[a.Topic] = a.Seq
-		}
-		if a.Offset < lastOffset[a.Topic] {
-			r.add(&r.OutOfOrder, "%s: %s came first after offset %d", a.Topic, a.ID, lastOffset[a.Topic])
-		}
-		lastOffset[a.Topic] = a.Offset
-	}
-	for _, e := range l.order {
-		if e.Acked() && ids[key{e.Topic, e.Seq}] == 0 {
-			r.add(&r.Lost, "%s %d (QoS %d), acknowledged at %s", e.Topic, e.Seq, e.QoS, e.Answered.Format("15:04:05.000"))
-		}
-	}
-	return r
 }

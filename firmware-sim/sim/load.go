@@ -36,7 +36,7 @@ func (l *Load) Run(ctx context.Context, drain time.Duration) error {
 			ClientID: fmt.Sprintf("load-%d", i),
 			Version:  []mqttclient.Version{mqttclient.V311, mqttclient.V5}[i/2%2],
 			Sent: func(m *mqttclient.Message, dup bool) {
-				l.Ledger.Sent(m.Topic, m.Tag.(tag).seq, m.QoS, dup)
+				l.Ledger.Sent("mqtt", m.Topic, m.Tag.(tag).seq, m.QoS, dup)
 			},
 			Acked: func(m *mqttclient.Message, reason byte) {
 				l.Ledger.Answered(m.Topic, m.Tag.(tag).seq, reason)

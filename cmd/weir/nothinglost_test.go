@@ -1,0 +1,372 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weir-iot/weir/bridge/bridgetest"
+	"github.com/weir-iot/weir/devices/serial/pty"
+	"github.com/weir-iot/weir/firmware-sim/fault"
+	"github.com/weir-iot/weir/firmware-sim/sim"
+	"github.com/weir-iot/weir/firmware-sim/sim/mqttclient"
+	"github.com/weir-iot/weir/gateway"
+)
+
+// The run ends when it has lasted long enough and killed often enough.
+const (
+	chaosFor   = 50 * time.Second
+	chaosKills = 20
+)
+
+// TestNothingLost is the promise, whole: devices publish at QoS 1 and 2 and send serial
+// lines; the uplink is a real mosquitto; weir is killed again and again, mosquitto stopped
+// and started, the link between them stalls. In the end every event that was acknowledged is
+// at the far end, in order per topic; no id named two events and no event has two ids but
+// those a device itself made; and a browser stream that came back after every kill saw no
+// gap and no event twice.
+//
+// WEIR_CHAOS=10m runs it longer, WEIR_SEED=7 differently (make chaos).
+func TestNothingLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	duration, seed := chaosFor, uint64(1)
+	if s := os.Getenv("WEIR_CHAOS"); s != "" {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		duration = d
+	}
+	if s := os.Getenv("WEIR_SEED"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seed = n
+	}
+	rng := rand.New(rand.NewPCG(seed, 0))
+
+	far := bridgetest.StartMosquitto(t)
+	link, err := fault.Listen(far.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { link.Close() })
+	dir := t.TempDir()
+	mqtt, httpAddress := freePort(t), freePort(t)
+	conf := filepath.Join(dir, "weir.yaml")
+	ports := []string{filepath.Join(dir, "tty-a"), filepath.Join(dir, "tty-b")}
+	text := fmt.Sprintf(`gateway: {id: chaos, site: serial, data_dir: data}
+listeners:
+  mqtt: {address: "%s"}
+  http: {address: "%s"}
+devices:
+  a: {driver: serial, port: %s, format: key=value}
+  b: {driver: serial, port: %s, format: {csv: [seq, _]}}
+uplinks:
+  far: {sink: mqtt, url: "mqtt://%s", keep_alive: 2s, ack_timeout: 2s}
+routes:
+  all: {topics: ["#"], uplink: far}
+`, mqtt, httpAddress, ports[0], ports[1], link.Addr())
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	ctx, stop := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	t.Cleanup(func() { stop(); readers.Wait() })
+
+	farEnd := &farReader{}
+	subscriber := mqttclient.New(mqttclient.Options{
+		Address: far.Addr, ClientID: "far-reader", Version: mqttclient.V5, Received: farEnd.received, BackoffMax: 200 * time.Millisecond,
+	})
+	readers.Go(func() { subscriber.Run(ctx) })
+	if _, err := subscriber.Subscribe(ctx, mqttclient.Sub{Filter: "#", QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
+
+	weir := startProcess(t, "weir", "-c", conf, "run")
+	if err := waitListening("tcp", mqtt); err != nil {
+		t.Fatal(err)
+	}
+	browser := &streamReader{url: "http://" + httpAddress + "/events?topic=%23", seen: map[string]bool{}}
+	readers.Go(func() { browser.run(ctx) })
+
+	ledger := sim.NewLedger()
+	load := &sim.Load{Address: mqtt, Clients: 8, Rate: 40, Seed: seed, Ledger: ledger}
+	sending, stopSending := context.WithCancel(ctx)
+	defer stopSending()
+	loaded := make(chan error, 1)
+	go func() { loaded <- load.Run(sending, time.Minute) }()
+	for i, port := range ports {
+		readers.Go(func() { sendLines(t, sending, ledger, port, i) })
+	}
+
+	begin, kills, stops, stalls := time.Now(), 0, 0, 0
+	for time.Since(begin) < duration || kills < chaosKills {
+		pause(ctx, time.Duration(500+rng.IntN(1500))*time.Millisecond)
+		switch rng.IntN(8) {
+		case 0:
+			far.Stop()
+			pause(ctx, time.Duration(rng.IntN(1500))*time.Millisecond)
+			far.Start()
+			stops++
+		case 1:
+			link.Stall()
+			pause(ctx, time.Duration(1000+rng.IntN(3000))*time.Millisecond)
+			link.Pass()
+			stalls++
+		case 2:
+			link.Cut()
+		default:
+			weir.kill()
+			pause(ctx, time.Duration(rng.IntN(300))*time.Millisecond)
+			weir = startProcess(t, "weir", "-c", conf, "run")
+			if err := waitListening("tcp", mqtt); err != nil {
+				t.Fatal(err)
+			}
+			kills++
+		}
+	}
+	link.Pass()
+	stopSending()
+	if err := <-loaded; err != nil {
+		t.Fatalf("the gateway did not answer for everything: %v", err)
+	}
+
+	// Everything has to arrive; how long that takes is not the promise.
+	var report sim.Report
+	var missing []string
+	for end := time.Now().Add(2 * startTimeout); ; {
+		report, missing = ledger.Check(farEnd.all()), farEnd.without(browser.all())
+		if len(report.Lost) == 0 && len(missing) == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Errorf("%d events that the browser saw never arrived, such as %v", len(missing), missing[:min(len(missing), 5)])
+			break
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+	for _, problem := range farEnd.problems() {
+		t.Error(problem)
+	}
+	for _, problem := range browser.problems() {
+		t.Error(problem)
+	}
+	if err := report.Err(); err != nil {
+		t.Error(err)
+	}
+	t.Logf("seed %d: %v, %d kills, %d stops of the far end, %d stalls; the browser saw %d events over %d connections\n%v",
+		seed, time.Since(begin).Round(time.Second), kills, stops, stalls, len(browser.all()), browser.connections, &report)
+	if report.Acked < 1000 || report.Explained == 0 || report.Repeats == 0 {
+		t.Error("the run was too quiet to prove anything")
+	}
+	if err := weir.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// pause lets the programs run for a while: the run itself is what is tested.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// sendLines is a serial device that numbers its lines, and puts garbage between them.
+func sendLines(t *testing.T, ctx context.Context, ledger *sim.Ledger, port string, i int) {
+	line, err := pty.Open(port)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer line.Close()
+	topic := []string{"serial/a/seq", "serial/b/seq"}[i]
+	for seq := uint64(1); ctx.Err() == nil; seq++ {
+		ledger.Sent("serial", topic, seq, 0, false)
+		format := []string{"seq=%d\n", "%d;x\r\n"}[i]
+		line.Write(fmt.Appendf(nil, format, seq)) // while weir is away, a line is lost
+		if seq%50 == 0 {
+			line.Write([]byte("\x00\xff\x13 noise\n"))
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+}
+
+// farReader is what has arrived upstream.
+type farReader struct {
+	mu       sync.Mutex
+	arrivals []sim.Received
+	ids      map[string]bool
+	wrong    []string
+}
+
+func (f *farReader) received(m *mqttclient.Message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	id, ok := m.Property("weir-id")
+	if !ok {
+		f.wrong = append(f.wrong, fmt.Sprintf("%s arrived without an id", m.Topic))
+		return
+	}
+	r, err := sim.ParseReceived(m.Topic, m.Payload, id)
+	if err != nil {
+		f.wrong = append(f.wrong, err.Error())
+	}
+	if f.ids == nil {
+		f.ids = map[string]bool{}
+	}
+	f.ids[id] = true
+	f.arrivals = append(f.arrivals, r)
+}
+
+func (f *farReader) all() []sim.Received {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.arrivals[:len(f.arrivals):len(f.arrivals)]
+}
+
+func (f *farReader) without(ids []string) (missing []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range ids {
+		if !f.ids[id] {
+			missing = append(missing, id)
+		}
+	}
+	return missing
+}
+
+func (f *farReader) problems() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.wrong
+}
+
+// streamReader is a browser: it reads /events and comes back where it was.
+type streamReader struct {
+	url string
+
+	mu          sync.Mutex
+	position    string
+	offset      uint64
+	seen        map[string]bool
+	order       []string
+	wrong       []string
+	connections int
+}
+
+func (s *streamReader) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		s.read(ctx)
+		pause(ctx, 20*time.Millisecond)
+	}
+}
+
+func (s *streamReader) read(ctx context.Context) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
+	if err != nil {
+		s.fail("%v", err)
+		return
+	}
+	if s.position != "" {
+		req.Header.Set("Last-Event-ID", s.position)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return // weir is away
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		s.fail("the stream answered %s", resp.Status)
+		return
+	}
+	s.mu.Lock()
+	s.connections++
+	s.mu.Unlock()
+	var id, name, data string
+	for lines := bufio.NewReader(resp.Body); ; {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return
+		}
+		line = strings.TrimSuffix(line, "\n")
+		switch field, value, _ := strings.Cut(line, ": "); field {
+		case "":
+			s.event(id, name, data)
+			id, name, data = "", "", ""
+		case "id":
+			id = value
+		case "event":
+			name = value
+		case "data":
+			data = value
+		}
+	}
+}
+
+func (s *streamReader) event(id, name, data string) {
+	if id != "" {
+		s.position = id
+	}
+	if name == "gap" {
+		s.fail("the stream has a gap: %s", data)
+	}
+	if data == "" || name != "" {
+		return
+	}
+	var face gateway.Face
+	if err := json.Unmarshal([]byte(data), &face); err != nil {
+		s.fail("the stream sent %q: %v", data, err)
+		return
+	}
+	at, err := gateway.ParsePosition(id)
+	if err != nil {
+		s.fail("%v", err)
+	}
+	s.mu.Lock()
+	before, twice := s.offset, s.seen[face.ID]
+	s.seen[face.ID], s.offset = true, at.Offset
+	s.order = append(s.order, face.ID)
+	s.mu.Unlock()
+	if twice {
+		s.fail("the stream sent %s twice", face.ID)
+	}
+	if at.Offset <= before {
+		s.fail("the stream sent offset %d after %d", at.Offset, before)
+	}
+}
+
+func (s *streamReader) fail(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.wrong) < 20 {
+		s.wrong = append(s.wrong, fmt.Sprintf(format, args...))
+	}
+}
+
+func (s *streamReader) all() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.order[:len(s.order):len(s.order)]
+}
+
+func (s *streamReader) problems() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wrong
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weir-iot/weir/devices/serial/pty"
+	"github.com/weir-iot/weir/firmware-sim/sim/mqttclient"
+)
+
+// writeConfig writes a config with a fresh data directory and free ports, and what more says.
+func writeConfig(t testing.TB, more string) (file, mqtt, http string) {
+	t.Helper()
+	dir := t.TempDir()
+	mqtt, http = freePort(t), freePort(t)
+	file = filepath.Join(dir, "weir.yaml")
+	text := fmt.Sprintf("gateway: {id: test-gw, site: plant1, data_dir: data}\nlisteners:\n  mqtt: {address: %q}\n  http: {address: %q}\n%s", mqtt, http, more)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file, mqtt, http
+}
+
+// publishMany publishes n messages at QoS 1 with so many in flight, and returns when all are
+// acknowledged.
+func publishMany(t testing.TB, address string, n, window int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var refused error
+	c := mqttclient.New(mqttclient.Options{Address: address, ClientID: "publisher", Clean: true, Window: window,
+		Acked: func(_ *mqttclient.Message, reason byte) {
+			if reason >= 0x80 {
+				refused = fmt.Errorf("refused with 0x%x", reason)
+			}
+		}})
+	running, stop := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { c.Run(running) })
+	defer done.Wait()
+	defer stop()
+	for range n {
+		if err := c.Publish(ctx, &mqttclient.Message{Topic: "bench/pipeline", Payload: []byte("21.5"), QoS: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Drain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if refused != nil {
+		t.Fatal(refused)
+	}
+}
+
+// Under strace, as the kernel sees it: one fdatasync acknowledges many publishes, and a
+// sensor nobody waits for causes one in a flush interval.
+func TestSyncsAreShared(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("strace is not installed (.ci/deps installs it on Debian)")
+	}
+	weir, err := exec.LookPath("weir")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := filepath.Join(t.TempDir(), "tty")
+	conf, mqtt, httpAddress := writeConfig(t, "journal: {flush_interval: 500ms}\ndevices:\n  oven: {driver: serial, port: "+port+", format: key=value}\n")
+	trace := filepath.Join(t.TempDir(), "trace")
+	p := startProcess(t, strace, "-f", "-e", "trace=fdatasync", "-o", trace, weir, "-c", conf, "run")
+	if err := waitListening("tcp", mqtt); err != nil {
+		t.Fatal(err)
+	}
+	syncs := func() int {
+		b, err := os.ReadFile(trace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Count(b, []byte("fdatasync("))
+	}
+
+	const acks = 5000
+	before := syncs()
+	publishMany(t, mqtt, acks, 100)
+	if n := syncs() - before; n == 0 || n > acks/5 {
+		t.Errorf("%d syncs for %d acknowledgements with 100 in flight; want one for many", n, acks)
+	} else {
+		t.Logf("%d syncs for %d acknowledgements", n, acks)
+	}
+
+	line, err := pty.Open(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer line.Close()
+	frames := func() bool {
+		resp, err := http.Get("http://" + httpAddress + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		return strings.Contains(string(b), `weir_device_frames_total{device="oven"}`)
+	}
+	tick := time.NewTicker(100 * time.Millisecond) // 10 Hz
+	defer tick.Stop()
+	for end := time.Now().Add(startTimeout); !frames(); <-tick.C { // until the port is found
+		line.Write([]byte("temperature=21.5\n"))
+		if time.Now().After(end) {
+			t.Fatal("no reading arrived")
+		}
+	}
+	before, begin := syncs(), time.Now()
+	for range 40 {
+		<-tick.C
+		line.Write([]byte("temperature=21.5\n"))
+	}
+	// One for each interval, and one that was under way at either end.
+	most := int(time.Since(begin)/(500*time.Millisecond)) + 2
+	if n := syncs() - before; n == 0 || n > most {
+		t.Errorf("%d syncs for 40 readings in %v; want at most %d", n, time.Since(begin).Round(time.Millisecond), most)
+	} else {
+		t.Logf("%d syncs for 40 readings in %v", n, time.Since(begin).Round(time.Millisecond))
+	}
+	p.stop() // strace's own exit code says nothing
+}
+
+// BenchmarkPublish is what a device feels: QoS 1 publishes through a real weir process, one
+// at a time and with 100 in flight.
+func BenchmarkPublish(b *testing.B) {
+	conf, mqtt, _ := writeConfig(b, "")
+	startProcess(b, "weir", "-c", conf, "run")
+	if err := waitListening("tcp", mqtt); err != nil {
+		b.Fatal(err)
+	}
+	for _, window := range []int{1, 100} {
+		b.Run(fmt.Sprintf("inflight=%d", window), func(b *testing.B) {
+			publishMany(b, mqtt, b.N, window)
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "acks/s")
+		})
+	}
+}

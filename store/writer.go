@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"time"
 
@@ -183,6 +184,10 @@ func (w *writer) run(ctx context.Context) {
 	for {
 		select {
 		case <-w.queue.wake:
+			// Let those join who are about to append: the first yield lets the releaser answer,
+			// the second lets whom it answered append again. So one sync serves more.
+			runtime.Gosched()
+			runtime.Gosched()
 			if b := w.queue.take(); b != nil {
 				w.write(b)
 			}

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 
@@ -62,6 +63,7 @@ func (g *group) run() {
 	var spare []waiting
 	var payloads [][]byte
 	for range g.wake {
+		runtime.Gosched() // lets whoever was just answered join: good for every engine
 		g.mu.Lock()
 		all := g.queue
 		g.queue = spare[:0]

@@ -2,9 +2,13 @@
 // every one waiting for its acknowledgement before it sends the next. Weir's journal stands beside
 // the bare system calls and two databases, in one run, in turns, on one disk.
 //
+// Engines take turns in short rounds and a ratio is the median of the ratios of each round, because disks
+// and neighbours change from second to second. Every engine commits in groups and lets
+// those whom it has just answered join the next.
+//
 // It is a module of its own so that SQLite stays out of Weir's go.mod.
 //
-//	go run . [-dir DIR] [-producers 64] [-bytes 256] [-for 1s] [-rounds 7]
+//	go run . [-dir DIR] [-producers 64] [-bytes 256] [-for 300ms] [-rounds 15]
 //
 // It exits with 1 when -min is given and the journal does less than that share of the bare calls' throughput.
 package main
@@ -30,16 +34,16 @@ type contender struct {
 	name string
 	open func(dir string) (engine, error)
 
-	rates     []float64 // appends per second, by round
-	latencies []time.Duration
+	// By round: appends per second, and milliseconds.
+	rates, p50s, p99s []float64
 }
 
 func main() {
 	dir := flag.String("dir", "", "`directory` on the disk to measure; default a temporary one")
 	producers := flag.Int("producers", 64, "how many append at once")
 	size := flag.Int("bytes", 256, "size of a payload")
-	each := flag.Duration("for", time.Second, "how long each engine runs per round")
-	rounds := flag.Int("rounds", 7, "how often each engine runs")
+	each := flag.Duration("for", 300*time.Millisecond, "how long each engine runs per round")
+	rounds := flag.Int("rounds", 15, "how often each engine runs")
 	least := flag.Float64("min", 0, "fail if the journal does less than this `share` of raw")
 	flag.Parse()
 	share, err := run(*dir, *producers, *size, *each, *rounds)
@@ -76,21 +80,24 @@ func run(dir string, producers, size int, each time.Duration, rounds int) (share
 			}
 		}
 	}
-	fmt.Printf("%d producers, %d bytes, each waits for its ack; median of %d rounds of %s\n\n", producers, size, rounds, each)
+	fmt.Printf("%d producers, %d bytes, each waits for its ack; medians of %d rounds of %s\n\n", producers, size, rounds, each)
 	fmt.Printf("%-24s %9s %6s   %8s %6s   %8s\n", "", "acks/s", "ratio", "p50 ms", "ratio", "p99 ms")
 	raw := contenders[0]
 	for _, c := range contenders {
-		ratio, p50, p99 := c.rate()/raw.rate(), c.percentile(50), c.percentile(99)
-		fmt.Printf("%-24s %9.0f %6.2f   %8.2f %6.2f   %8.2f\n", c.name, c.rate(), ratio,
-			ms(p50), ms(p50)/ms(raw.percentile(50)), ms(p99))
+		var ratios, slower []float64
+		for i := range c.rates {
+			ratios = append(ratios, c.rates[i]/raw.rates[i])
+			slower = append(slower, c.p50s[i]/raw.p50s[i])
+		}
+		ratio := median(ratios)
+		fmt.Printf("%-24s %9.0f %6.2f   %8.2f %6.2f   %8.2f\n", c.name, median(c.rates), ratio,
+			median(c.p50s), median(slower), median(c.p99s))
 		if c.name == "weir journal" {
 			share = ratio
 		}
 	}
 	return share, nil
 }
-
-func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // measure runs one engine for one round, in a directory of its own that is removed afterwards.
 func (c *contender) measure(dir string, producers int, payload []byte, each time.Duration) error {
@@ -134,21 +141,20 @@ func (c *contender) measure(dir string, producers int, payload []byte, each time
 	if err := failed.Load(); err != nil {
 		return *err
 	}
-	n := 0
-	for _, l := range latencies {
-		n += len(l)
-		c.latencies = append(c.latencies, l...)
+	all := slices.Concat(latencies...)
+	if len(all) == 0 {
+		return fmt.Errorf("nothing was stored within %s", each)
 	}
-	c.rates = append(c.rates, float64(n)/took.Seconds())
+	slices.Sort(all)
+	percentile := func(p int) float64 {
+		return float64(all[min(len(all)-1, len(all)*p/100)]) / float64(time.Millisecond)
+	}
+	c.rates = append(c.rates, float64(len(all))/took.Seconds())
+	c.p50s = append(c.p50s, percentile(50))
+	c.p99s = append(c.p99s, percentile(99))
 	return nil
 }
 
-func (c *contender) rate() float64 {
-	slices.Sort(c.rates)
-	return c.rates[len(c.rates)/2]
-}
-
-func (c *contender) percentile(p int) time.Duration {
-	slices.Sort(c.latencies)
-	return c.latencies[min(len(c.latencies)-1, len(c.latencies)*p/100)]
+func median(values []float64) float64 {
+	return slices.Sorted(slices.Values(values))[len(values)/2]
 }

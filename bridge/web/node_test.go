@@ -244,7 +244,7 @@ func TestCentrifugeJS(t *testing.T) {
 	keep := l.entries[len(l.entries)-5].Offset
 	l.oldest = keep
 	missing := l.data(len(l.entries)-5) - 1 // without b/x
-	s = serveOn(t, l, s.addr)
+	serveOn(t, l, s.addr)
 	if m := until(subscribed); !m.WasRecovering || m.Recovered {
 		t.Fatalf("after the trim: %+v", m)
 	}

@@ -71,7 +71,6 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 // options are the flags every command shares.
 type options struct {
 	config string
-	json   bool
 }
 
 func rootCommand() *cobra.Command {

@@ -101,8 +101,9 @@ routes:
 	if err := waitListening("tcp", mqtt); err != nil {
 		t.Fatal(err)
 	}
-	browser := &streamReader{url: "http://" + httpAddress + "/events?topic=%23", seen: map[string]bool{}}
+	browser := &streamReader{url: "http://" + httpAddress + "/events?topic=%23", seen: map[string]bool{}, live: make(chan struct{})}
 	readers.Go(func() { browser.run(ctx) })
+	<-browser.live
 
 	ledger := sim.NewLedger()
 	load := &sim.Load{Address: mqtt, Clients: 8, Rate: 40, Seed: seed, Ledger: ledger}
@@ -148,14 +149,16 @@ routes:
 
 	// Everything has to arrive; how long that takes is not the promise.
 	var report sim.Report
-	var missing []string
+	var missing, unseen []string
 	for end := time.Now().Add(2 * startTimeout); ; {
-		report, missing = ledger.Check(farEnd.all()), farEnd.without(browser.all())
-		if len(report.Lost) == 0 && len(missing) == 0 {
+		arrived := farEnd.all()
+		report, missing, unseen = ledger.Check(arrived), farEnd.without(browser.all()), browser.without(arrived)
+		if len(report.Lost) == 0 && len(missing) == 0 && len(unseen) == 0 {
 			break
 		}
 		if time.Now().After(end) {
 			t.Errorf("%d events that the browser saw never arrived, such as %v", len(missing), missing[:min(len(missing), 5)])
+			t.Errorf("%d events that arrived the browser never saw, such as %v", len(unseen), unseen[:min(len(unseen), 5)])
 			break
 		}
 		pause(ctx, 50*time.Millisecond)
@@ -259,7 +262,8 @@ func (f *farReader) problems() []string {
 
 // streamReader is a browser: it reads /events and comes back where it was.
 type streamReader struct {
-	url string
+	url  string
+	live chan struct{} // closed when it has its first position
 
 	mu          sync.Mutex
 	position    string
@@ -321,6 +325,9 @@ func (s *streamReader) read(ctx context.Context) {
 
 func (s *streamReader) event(id, name, data string) {
 	if id != "" {
+		if s.position == "" {
+			close(s.live)
+		}
 		s.position = id
 	}
 	if name == "gap" {
@@ -363,6 +370,17 @@ func (s *streamReader) all() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.order[:len(s.order):len(s.order)]
+}
+
+func (s *streamReader) without(arrivals []sim.Received) (unseen []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range arrivals {
+		if !s.seen[a.ID] {
+			unseen = append(unseen, a.ID)
+		}
+	}
+	return unseen
 }
 
 func (s *streamReader) problems() []string {

@@ -112,12 +112,6 @@ func (p *process) read(r io.ReadCloser) {
 	close(p.done)
 }
 
-func (p *process) output() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return strings.Join(p.log, "\n")
-}
-
 // kill ends the process as a power switch would, and waits until it is gone.
 func (p *process) kill() {
 	p.cmd.Process.Kill()

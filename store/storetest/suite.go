@@ -538,12 +538,13 @@ func testLarge(t *testing.T, open Open) {
 	for i := range 20 {
 		want = append(want, r.mustPut(event("a", strings.Repeat("x", i*i*5000)), gateway.Durability(i%2)))
 	}
-	got, gaps := r.readAll(1, all, 100)
+	got, _ := r.readAll(1, all, 100)
 	equal(t, "large", got, want)
 	r.mustStop()
 	r = start(t, open, store.Options{Dir: dir})
 	defer r.mustStop()
-	if got, gaps = r.readAll(1, all, 3); gaps != nil {
+	got, gaps := r.readAll(1, all, 3)
+	if gaps != nil {
 		t.Fatal(gaps)
 	}
 	equal(t, "large, after a restart", got, want)

@@ -148,8 +148,11 @@ func (d *device) run(ctx context.Context) {
 		}
 		wait = min(2*wait, lastWait)
 	}
-	d.set(false, "stopped")
+	d.set(false, stopped)
 }
+
+// stopped is the reason of a device that is down because Run has ended.
+const stopped = "stopped"
 
 var errSilent = errors.New("silent")
 
@@ -249,9 +252,12 @@ func (d *device) set(up bool, reason string) {
 		return
 	}
 	d.observe.DeviceState(d.id, up, reason)
-	if up {
+	switch {
+	case up:
 		d.log.Info("device is up")
-	} else {
+	case reason == stopped:
+		d.log.Debug("device is stopped")
+	default:
 		d.log.Warn("device is down", "reason", reason)
 	}
 }

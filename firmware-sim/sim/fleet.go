@@ -1,0 +1,311 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-iot/weir/devices/serial/pty"
+	"github.com/weir-iot/weir/firmware-sim/sim/mqttclient"
+)
+
+// Config of a Fleet. What is left out has its default.
+type Config struct {
+	MQTT     string // host:port of the gateway; empty: no MQTT devices
+	User     string
+	Password string
+	TTYDir   string // where the serial devices' ports are made, by name; empty: no serial devices
+
+	Site  string        // first level of the MQTT devices' topics; default "demo"
+	Seed  uint64        // equal seeds, equal values
+	Rate  float64       // 2 means twice as often as by nature; default 1
+	Day   time.Duration // how long a simulated day is; default 10 minutes, so that curves can be seen
+	Shape string        // of MQTT payloads: "json", one message with everything; "plain", a topic per value; default: each its own
+	Noise float64       // which part of a garbage-prone device's lines is garbage; default 0.03; negative: none
+	Only  []string      // names of devices; default all
+
+	// Sent and Answered are told of every message, as Ledger.Sent and Ledger.Answered are.
+	Sent     func(via, topic string, seq uint64, qos byte, dup bool)
+	Answered func(topic string, seq uint64, reason byte)
+}
+
+// Fleet is the simulated devices.
+type Fleet struct{ devices []*device }
+
+// device is one simulated device. It is on MQTT if client is set, else on a port.
+type device struct {
+	kind
+	c      Config
+	rng    *rand.Rand // for when, not for what
+	values func(time.Duration) []value
+	client *mqttclient.Client
+	seq    map[string]uint64
+
+	mu   sync.Mutex
+	link string
+	port *pty.PTY // nil: unplugged
+	torn bool     // the last line did not go out whole
+
+	sent, resent, acked, refused, lost atomic.Uint64
+}
+
+// Open makes the devices, and the ports of the serial ones, so that a gateway finds them.
+func Open(c Config) (*Fleet, error) {
+	if c.Site == "" {
+		c.Site = "demo"
+	}
+	if c.Rate == 0 {
+		c.Rate = 1
+	}
+	if c.Day == 0 {
+		c.Day = 10 * time.Minute
+	}
+	if c.Noise == 0 {
+		c.Noise = 0.03
+	}
+	if c.Sent == nil {
+		c.Sent = func(string, string, uint64, byte, bool) {}
+	}
+	if c.Answered == nil {
+		c.Answered = func(string, uint64, byte) {}
+	}
+	switch {
+	case c.Rate < 0 || c.Day <= 0:
+		return nil, errors.New("rate and day are greater than 0")
+	case c.Shape != "" && c.Shape != "json" && c.Shape != "plain":
+		return nil, fmt.Errorf("shape %q is neither json nor plain", c.Shape)
+	}
+	f := &Fleet{}
+	var names []string
+	for _, k := range kinds() {
+		names = append(names, k.name)
+		if len(c.Only) > 0 && !slices.Contains(c.Only, k.name) ||
+			k.line == nil && c.MQTT == "" || k.line != nil && c.TTYDir == "" {
+			continue
+		}
+		d, err := c.device(k)
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		f.devices = append(f.devices, d)
+	}
+	for _, name := range c.Only {
+		if !slices.Contains(names, name) {
+			f.Close()
+			return nil, fmt.Errorf("there is no device %q; there is %s", name, strings.Join(names, ", "))
+		}
+	}
+	return f, nil
+}
+
+func (c Config) device(k kind) (*device, error) {
+	d := &device{kind: k, c: c, rng: source(c.Seed, k.name+" when"), seq: map[string]uint64{}}
+	d.values = k.new(source(c.Seed, k.name), c.Day)
+	if k.line == nil {
+		d.connect()
+		return d, nil
+	}
+	if err := os.MkdirAll(c.TTYDir, 0o755); err != nil {
+		return nil, err
+	}
+	d.link = filepath.Join(c.TTYDir, k.name)
+	return d, d.plug()
+}
+
+func (d *device) connect() {
+	d.client = mqttclient.New(mqttclient.Options{
+		Address: d.c.MQTT, User: d.c.User, Password: d.c.Password,
+		ClientID: d.name, Version: d.version, KeepAlive: 15 * time.Second,
+		Sent: func(m *mqttclient.Message, dup bool) {
+			d.sent.Add(1)
+			if dup {
+				d.resent.Add(1)
+			}
+			d.c.Sent("mqtt", m.Topic, m.Tag.(uint64), m.QoS, dup)
+		},
+		Acked: func(m *mqttclient.Message, reason byte) {
+			if reason < 0x80 {
+				d.acked.Add(1)
+			} else {
+				d.refused.Add(1)
+			}
+			d.c.Answered(m.Topic, m.Tag.(uint64), reason)
+		},
+	})
+}
+
+// Run has the devices measure and send until ctx ends, whether anybody listens or not.
+func (f *Fleet) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	for _, d := range f.devices {
+		if d.client != nil {
+			running.Go(func() { d.client.Run(ctx) })
+		}
+		running.Go(func() { d.run(ctx) })
+	}
+	running.Wait()
+}
+
+// Close unplugs the serial devices.
+func (f *Fleet) Close() error {
+	var errs []error
+	for _, d := range f.devices {
+		errs = append(errs, d.unplug())
+	}
+	return errors.Join(errs...)
+}
+
+// Describe says what is simulated, a line for each device.
+func (f *Fleet) Describe() string {
+	var b strings.Builder
+	for _, d := range f.devices {
+		where := d.link
+		if d.client != nil {
+			where = d.c.Site + "/" + d.name + "/#"
+		}
+		fmt.Fprintf(&b, "  %-11s %-46s %s\n", d.name, d.what, where)
+	}
+	return b.String()
+}
+
+// Summary says what was sent, a line for each device.
+func (f *Fleet) Summary() string {
+	var b strings.Builder
+	for _, d := range f.devices {
+		fmt.Fprintf(&b, "  %-11s sent %d", d.name, d.sent.Load())
+		if d.client != nil && d.qos > 0 {
+			fmt.Fprintf(&b, ", %d of them again, acknowledged %d, refused %d", d.resent.Load(), d.acked.Load(), d.refused.Load())
+		}
+		if n := d.lost.Load(); n > 0 {
+			fmt.Fprintf(&b, ", lost %d because nobody listened", n)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// Unplug takes a serial device away, Plug brings it back, under another number.
+func (f *Fleet) Unplug(name string) error { return f.serial(name, (*device).unplug) }
+
+// Plug is the opposite of Unplug.
+func (f *Fleet) Plug(name string) error { return f.serial(name, (*device).plug) }
+
+func (f *Fleet) serial(name string, do func(*device) error) error {
+	for _, d := range f.devices {
+		if d.name == name && d.link != "" {
+			return do(d)
+		}
+	}
+	return fmt.Errorf("there is no serial device %q", name)
+}
+
+func (d *device) plug() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.port != nil {
+		return nil
+	}
+	port, err := pty.Open(d.link)
+	d.port = port
+	return err
+}
+
+func (d *device) unplug() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.port == nil {
+		return nil
+	}
+	err := d.port.Close()
+	d.port = nil
+	return err
+}
+
+func (d *device) run(ctx context.Context) {
+	every := time.Duration(float64(d.every) / d.c.Rate)
+	// Not all at once.
+	next := time.NewTimer(time.Duration(d.rng.Int64N(int64(every) + 1)))
+	defer next.Stop()
+	// What a device measures depends on how often it did, not on the clock: a seed repeats it.
+	for step := time.Duration(0); ; step++ {
+		select {
+		case <-next.C:
+		case <-ctx.Done():
+			return
+		}
+		next.Reset(every)
+		v := d.values(step * d.every)
+		switch {
+		case len(v) == 0:
+		case d.client != nil:
+			d.publish(ctx, v, every)
+		default:
+			d.write(v)
+		}
+	}
+}
+
+// publish sends values in the device's shape. What does not fit into the window within
+// patience is lost, as in a firmware that has no room for more.
+func (d *device) publish(ctx context.Context, values []value, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	joined := d.joined
+	if d.c.Shape != "" {
+		joined = d.c.Shape == "json"
+	}
+	base := d.c.Site + "/" + d.name
+	if joined {
+		d.send(ctx, base, jsonObject(values))
+		return
+	}
+	for _, v := range values {
+		d.send(ctx, base+"/"+v.name, v.text)
+	}
+}
+
+func (d *device) send(ctx context.Context, topic, payload string) {
+	d.seq[topic]++
+	err := d.client.Publish(ctx, &mqttclient.Message{
+		Topic: topic, Payload: []byte(payload), QoS: d.qos, Retain: d.retain, Tag: d.seq[topic],
+	})
+	if err != nil {
+		d.lost.Add(1)
+	}
+}
+
+// write sends a line. While nobody has the port open it is lost, as on any wire.
+func (d *device) write(values []value) {
+	line := d.line(values)
+	if d.garbage && d.rng.Float64() < d.c.Noise {
+		line = garbage(d.rng, line)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.port == nil {
+		d.lost.Add(1)
+		return
+	}
+	if d.torn { // so that this line does not become part of what went out of the last
+		line = "\n" + line
+	}
+	n, err := d.port.Write([]byte(line))
+	d.torn = n > 0 && err != nil
+	if err != nil {
+		d.lost.Add(1)
+		return
+	}
+	topic := d.c.Site + "/" + d.name
+	d.seq[topic]++
+	d.sent.Add(1)
+	d.c.Sent("serial", topic, d.seq[topic], 0, false)
+}

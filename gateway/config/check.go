@@ -209,7 +209,11 @@ func (k *checker) listeners() {
 	mqtt := k.listener(at("listeners", "mqtt", "address"), l.MQTT.Address)
 	http := k.listener(at("listeners", "http", "address"), l.HTTP.Address)
 	if mqtt.port == http.port && mqtt.port != 0 && (mqtt.host == http.host || mqtt.every || http.every) {
-		k.fail(at("listeners", "http", "address"), "port %d is the mqtt listener's already", http.port)
+		path := at("listeners", "http", "address")
+		if !k.root.has(path...) {
+			path = at("listeners", "mqtt", "address")
+		}
+		k.fail(path, "mqtt listens on %s and http on %s: the port is the same", l.MQTT.Address, l.HTTP.Address)
 	}
 	for i, origin := range l.HTTP.Origins {
 		if err := checkOrigin(origin); err != nil {
@@ -236,14 +240,17 @@ func (k *checker) listener(path []string, s string) (a address) {
 		k.fail(path, "address %q: port must be 0 to 65535; 0 lets the system choose", s)
 		return a
 	}
-	bare := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	bare := host
+	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		bare = host[1 : len(host)-1]
+	}
 	ip, ipErr := netip.ParseAddr(bare)
 	switch {
-	case strings.Contains(bare, ":") && (bare == host || ipErr != nil):
-		k.fail(path, "address %q: an IPv6 address stands in brackets, as in [::1]:1883", s)
-		return a
-	case strings.ContainsAny(bare, "/ []@") || bare != host && ipErr != nil:
+	case strings.ContainsAny(bare, "/ []@") || bare != host && (ipErr != nil || !ip.Is6()):
 		k.fail(path, "address %q is not host:port, as in 127.0.0.1:1883", s)
+		return a
+	case bare == host && strings.Contains(bare, ":"):
+		k.fail(path, "address %q: an IPv6 address stands in brackets, as in [::1]:1883", s)
 		return a
 	case ipErr != nil && bare != "" && strings.Trim(bare, "0123456789.") == "":
 		k.fail(path, "address %q: %q is not an IP address", s, bare)

@@ -53,13 +53,15 @@ func (e *Error) place() string { return fmt.Sprintf("%s:%d:%d", e.File, e.Line, 
 const excerptWidth = 160
 
 // A password written out in the file does not have to stand in a log as well.
-var plainSecret = regexp.MustCompile(`(?i)((?:password|passphrase|secret|token)["']?\s*:\s*)([^\s$].*|\$[^{].*)`)
+var plainSecret = regexp.MustCompile(`(?i)(?:password|password_hash|passphrase|secret|token)["']?\s*:\s*["']?(\S.*)`)
 
 // excerpt returns the line as it can be printed: what a terminal could act upon is
 // replaced, character by character, so that the caret below stays right.
 func excerpt(line string, from int) string {
 	if m := plainSecret.FindStringSubmatchIndex(line); m != nil {
-		line = line[:m[4]] + strings.Repeat("*", len([]rune(line[m[4]:])))
+		if value := line[m[2]:]; !strings.HasPrefix(value, "${") && !strings.HasPrefix(value, "$argon2") {
+			line = line[:m[2]] + strings.Repeat("*", len([]rune(value)))
+		}
 	}
 	runes := []rune(strings.TrimRight(line, " \t\r"))
 	runes = runes[min(from, len(runes)):]
@@ -119,10 +121,10 @@ func (es Errors) orNil() error {
 // Suggest returns what to say after a word that is not one of known: the nearest of
 // them if there is a near one, else all of them.
 func Suggest(word string, known []string) string {
-	best, bestDistance := "", len(word)/3+2
-	for _, k := range known {
-		if d := distance(strings.ToLower(word), k); d < bestDistance {
-			best, bestDistance = k, d
+	best, nearest := "", max(1, len(word)/3)+1
+	for _, k := range slices.Sorted(slices.Values(known)) {
+		if d := distance(strings.ToLower(word), k); d < nearest {
+			best, nearest = k, d
 		}
 	}
 	switch {

@@ -112,9 +112,9 @@ func (c *converter) node(n ast.Node, key *entry) *node {
 
 	switch n := n.(type) {
 	case *ast.NullNode:
-		if comment := n.GetComment(); comment != nil {
-			out.note = comment.GetToken().Position.Line == pos.Line
-		}
+		rest := []rune(c.src.lines[pos.Line-1])
+		rest = rest[min(pos.Column-1, len(rest)):]
+		out.note = strings.HasPrefix(strings.TrimSpace(string(rest)), "#")
 		if key != nil && n.GetToken().Type == token.ImplicitNullType {
 			out.place = key.place
 		}
@@ -122,7 +122,7 @@ func (c *converter) node(n ast.Node, key *entry) *node {
 		out.kind, out.raw = scalar, n.Value
 		out.quoted = n.Token.Type == token.DoubleQuoteType || n.Token.Type == token.SingleQuoteType
 		if !out.quoted {
-			c.comment(n, out)
+			c.plain(n, out)
 		}
 	case *ast.LiteralNode:
 		out.kind, out.raw, out.quoted = scalar, n.Value.Value, true
@@ -154,8 +154,14 @@ func (c *converter) node(n ast.Node, key *entry) *node {
 	return out
 }
 
-// comment finds the wildcard that YAML takes for a comment, as in "- plant1/ #".
-func (c *converter) comment(n *ast.StringNode, out *node) {
+const percentHint = `a value cannot begin with %; put it in quotes, as in "%u/#"`
+
+// plain refuses plain text that is not what it seems: the standard does not allow % at
+// the start, which the parser lets pass in places, and "- plant1/ #" ends before the #.
+func (c *converter) plain(n *ast.StringNode, out *node) {
+	if strings.HasPrefix(n.Value, "%") {
+		c.fail(n, "%s", percentHint)
+	}
 	comment := n.GetComment()
 	if comment == nil || len(comment.Comments) == 0 {
 		return
@@ -192,14 +198,18 @@ var syntaxHints = []struct {
 	open       bool // a bracket is open: a comment may have eaten the end
 }{
 	{"found character '\t'", "a tab cannot indent YAML; use spaces", false},
-	{"unexpected directive value", `a value cannot begin with %; put it in quotes, as in "%u/#"`, false},
+	{"unexpected directive value", percentHint, false},
 	{"is a reserved character", "a value cannot begin with @ or `; put it in quotes", false},
 	{"double-quoted text", `the closing " is missing`, false},
 	{"single-quoted text", "the closing ' is missing", false},
 	{"sequence end token", "the closing ] is missing", true},
 	{"flow mapping end token", "the closing } is missing", true},
 	{"unknown escape character", `\ begins an escape inside "…"; put regular expressions in '…'`, false},
+	{"',' or ']'", "a , or ] is missing before this", false},
+	{"',' or '}'", "a , or } is missing before this", false},
+	{"invalid key", "a key has to be a plain word", false},
 	{"mapping value is not allowed", `a key cannot stand here: check the indentation, or put a value that has ": " in it in quotes`, false},
+	{"value is not allowed in this context", "this cannot stand here: check the indentation, and quotes before it", false},
 }
 
 var (

@@ -123,6 +123,18 @@ func (n *node) find(path ...string) place {
 	return where
 }
 
+// has tells whether path leads to a value.
+func (n *node) has(path ...string) bool {
+	for _, name := range path {
+		e := n.get(name)
+		if e == nil {
+			return false
+		}
+		n = e.value
+	}
+	return n.kind != null
+}
+
 // prefix returns the entry that the first parts of path name: ids may have dots.
 func (n *node) prefix(path []string) (*entry, int) {
 	for parts := len(path); parts > 0; parts-- {

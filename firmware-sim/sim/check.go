@@ -44,7 +44,7 @@ type Report struct {
 	NoID       []string // an arrival without an id
 	Reused     []string // an id that names two messages
 	Doubled    []string // more events than sends explain
-	Inverted   []string // a first arrival behind a later message of its topic
+	Inverted   []string // a first arrival behind a later message or event of its topic
 	Unknown    []string // never sent
 	FalseNay   []string // refused, never resent, and yet it arrived
 	violations int
@@ -93,8 +93,9 @@ func (r *Report) String() string {
 //     often as it was sent; QoS 2: as often as it was sent without DUP, so once unless the
 //     session was lost; QoS 0 and a serial line: once.
 //   - Inverted: of one topic, the first arrival of a message comes after that of one with a
-//     higher sequence number. Repeats and second events are not looked at: they come late
-//     by nature.
+//     higher sequence number, or the first arrival of an event after that of one with a
+//     higher offset (the number that ends its id). Repeats are not looked at, nor are second
+//     events for their sequence number: they come late by nature.
 //   - Unknown: the ledger has no such message.
 //   - FalseNay: a message arrived that was sent once and refused.
 //
@@ -110,7 +111,7 @@ func (l *Ledger) Check(received []Received) Report {
 	}
 	ids := map[key][]string{}
 	named := map[string]key{}
-	last := map[string]uint64{}
+	last, offset := map[string]uint64{}, map[string]uint64{}
 	for n, a := range received {
 		k := key{a.Topic, a.Seq}
 		e := l.entries[k]
@@ -136,6 +137,12 @@ func (l *Ledger) Check(received []Received) Report {
 			continue
 		}
 		ids[k] = append(ids[k], a.ID)
+		if n, err := strconv.ParseUint(a.ID[strings.LastIndexByte(a.ID, '-')+1:], 10, 64); err == nil {
+			if n < offset[a.Topic] {
+				note(&r.Inverted, "%s: event %s after offset %d", a.Topic, a.ID, offset[a.Topic])
+			}
+			offset[a.Topic] = max(offset[a.Topic], n)
+		}
 	}
 	r.Arrived = len(ids)
 	for _, e := range l.order {

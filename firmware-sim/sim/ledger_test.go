@@ -86,6 +86,8 @@ a u 1 00`
 		{"three events of two sends", "s t 1 1\nS t 1 1", "t:1:e1 t:1:e2 t:1:e3", "doubled"},
 		{"QoS 2 resent with DUP", "s t 1 2\nS t 1 2\na t 1 00", "t:1:e1 t:1:e2", "doubled"},
 		{"out of order", story, "t:2:e2 t:1:e1 u:1:e3", "inverted"},
+		{"second events out of order", "s t 1 1\nS t 1 1\ns t 2 1\nS t 2 1", "t:1:g/a-1 t:2:g/a-2 t:2:g/b-9 t:1:g/b-8", "inverted"},
+		{"second events in order", "s t 1 1\nS t 1 1\ns t 2 1\nS t 2 1", "t:1:g/a-1 t:2:g/a-2 t:1:g/b-8 t:2:g/b-9", ""},
 		{"never sent", story, "t:1:e1 t:2:e2 u:1:e3 t:9:e9", "unknown"},
 		{"refused, but stored", "s t 1 1\na t 1 97", "t:1:e1", "falsenay"},
 	} {

@@ -1,0 +1,315 @@
+// Package devicetest executes what devices.Driver promises, on every driver. A driver's test
+// describes in a Rig how its device is played, and calls Conformance.
+package devicetest
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/weir-iot/weir/devices"
+	"github.com/weir-iot/weir/devices/codec"
+)
+
+// Rig is a driver and its device, which the suite plays.
+type Rig struct {
+	Driver devices.Driver
+	// Say has the device say that the measurement "seq" is n.
+	Say func(n int)
+	// Noise has the device say something that is no frame.
+	Noise func()
+	// Unplug takes the device away, Plug brings it back. It is there at first.
+	Unplug, Plug func()
+	// Stream: everything the device says arrives, in order. Without it only the newest
+	// value does, as from a register that is polled, and perhaps again and again.
+	Stream bool
+}
+
+const (
+	promised = time.Second      // how soon Run returns
+	patience = 20 * time.Second // how long the suite waits for what must come
+)
+
+// Conformance runs the suite. Make makes a fresh rig and cleans up by t.
+func Conformance(t *testing.T, makeRig func(t *testing.T) *Rig) {
+	run := func(name string, test func(t *testing.T, rig *Rig)) {
+		t.Run(name, func(t *testing.T) {
+			leaks := goleak.IgnoreCurrent()
+			test(t, makeRig(t))
+			goleak.VerifyNone(t, leaks)
+		})
+	}
+	run("connected is said first", func(t *testing.T, rig *Rig) {
+		r := start(t, rig, nil)
+		if f := r.next(); len(f.values) > 0 && !rig.Stream || f.garbage != "" {
+			t.Errorf("the first frame is %+v", f)
+		}
+		r.end()
+	})
+	run("what the device says arrives", func(t *testing.T, rig *Rig) {
+		r := start(t, rig, nil)
+		r.next()
+		r.settle()
+		for n := 1; n <= 20; n++ {
+			rig.Say(n)
+			r.await(n)
+		}
+		r.end()
+	})
+	run("noise is counted and then it goes on", func(t *testing.T, rig *Rig) {
+		r := start(t, rig, nil)
+		r.next()
+		r.settle()
+		for n := 1; n <= 3; n++ {
+			rig.Noise()
+			for r.next().garbage == "" {
+			}
+			rig.Say(n)
+			r.await(n)
+		}
+		r.end()
+	})
+	run("a flood and a slow reader", func(t *testing.T, rig *Rig) {
+		const last = 1000
+		busy := make(chan struct{})
+		r := start(t, rig, func(ctx context.Context) {
+			select {
+			case <-busy: // closed: the journal has room again
+			case <-ctx.Done():
+			}
+		})
+		said := make(chan struct{})
+		go func() {
+			defer close(said)
+			for n := 1; n <= last; n++ {
+				rig.Say(n)
+			}
+		}()
+		close(busy)
+		<-said
+		rig.Say(last + 1)
+		r.await(last + 1)
+		r.end()
+	})
+	run("cancel while nothing comes", func(t *testing.T, rig *Rig) {
+		r := start(t, rig, nil)
+		r.next()
+		r.settle()
+		r.end()
+	})
+	run("cancel while emit blocks", func(t *testing.T, rig *Rig) {
+		r := start(t, rig, func(ctx context.Context) { <-ctx.Done() })
+		<-r.entered
+		r.end()
+	})
+	run("cancel before it began", func(t *testing.T, rig *Rig) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		began := time.Now()
+		rig.Driver.Run(ctx, func(codec.Frame) {})
+		if took := time.Since(began); took > promised {
+			t.Errorf("returned after %v", took)
+		}
+	})
+	run("unplugged, missing, and back", func(t *testing.T, rig *Rig) {
+		r := start(t, rig, nil)
+		r.next()
+		rig.Unplug()
+		if err := r.ends(); err == nil {
+			t.Error("unplugged, and Run returned no error")
+		}
+		r = start(t, rig, nil)
+		if err := r.ends(); err == nil || strings.TrimSpace(err.Error()) == "" {
+			t.Errorf("there is no device, and Run returned %v", err)
+		}
+		rig.Plug()
+		r = start(t, rig, nil)
+		r.next()
+		r.settle()
+		rig.Say(7)
+		r.await(7)
+		r.end()
+	})
+	run("nothing is left behind", func(t *testing.T, rig *Rig) {
+		for range 5 { // a lock or a descriptor that stays would keep the next one out
+			r := start(t, rig, nil)
+			r.next()
+			r.end()
+		}
+	})
+}
+
+type frame struct {
+	values  string // "name=value …"
+	garbage string
+}
+
+// runner is a driver that runs.
+type runner struct {
+	t       *testing.T
+	rig     *Rig
+	cancel  context.CancelFunc
+	entered chan struct{} // closed at the first emit
+
+	mu     sync.Mutex
+	frames []frame
+	more   chan struct{}
+
+	ended chan struct{}
+	err   error
+}
+
+// start runs rig's driver. Block, if not nil, is called in every emit.
+func start(t *testing.T, rig *Rig, block func(context.Context)) *runner {
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	r := &runner{t: t, rig: rig, cancel: cancel, entered: make(chan struct{}), more: make(chan struct{}, 1), ended: make(chan struct{})}
+	var one sync.Mutex
+	var first sync.Once
+	over := false
+	go func() {
+		err := rig.Driver.Run(ctx, func(f codec.Frame) {
+			if !one.TryLock() {
+				t.Error("two goroutines emit at once")
+				return
+			}
+			defer one.Unlock()
+			if over {
+				t.Error("emits after Run has returned")
+			}
+			first.Do(func() { close(r.entered) })
+			if block != nil {
+				block(ctx)
+			}
+			if f.Garbage != "" && len(f.Readings) > 0 {
+				t.Errorf("a frame with both readings and garbage: %+v", f)
+			}
+			values := make([]string, len(f.Readings))
+			for i, v := range f.Readings {
+				values[i] = v.Name + "=" + v.Value
+			}
+			r.mu.Lock()
+			r.frames = append(r.frames, frame{strings.Join(values, " "), f.Garbage})
+			r.mu.Unlock()
+			select {
+			case r.more <- struct{}{}:
+			default:
+			}
+		})
+		one.Lock()
+		over = true
+		one.Unlock()
+		r.err = err
+		close(r.ended)
+	}()
+	return r
+}
+
+// next waits for the next frame.
+func (r *runner) next() frame {
+	r.t.Helper()
+	limit := time.After(patience)
+	for {
+		r.mu.Lock()
+		if len(r.frames) > 0 {
+			f := r.frames[0]
+			r.frames = r.frames[1:]
+			r.mu.Unlock()
+			return f
+		}
+		r.mu.Unlock()
+		select {
+		case <-r.more:
+		case <-r.ended:
+			r.t.Fatalf("Run returned: %v", r.err)
+		case <-limit:
+			r.t.Fatal("nothing came")
+		}
+	}
+}
+
+// settle gets a stream in step: a driver may drop the first line, whose beginning it cannot
+// have seen.
+func (r *runner) settle() {
+	r.t.Helper()
+	if !r.rig.Stream {
+		return
+	}
+	r.rig.Noise()
+	r.rig.Say(0)
+	r.await(0)
+}
+
+// await waits until the device's word n arrives. Nothing else may: of a stream, the numbers
+// come one after the other; else they never go back.
+func (r *runner) await(n int) {
+	r.t.Helper()
+	want := fmt.Sprintf("seq=%d", n)
+	last := -1
+	for {
+		f := r.next()
+		if f.values == want {
+			return
+		}
+		if f.values == "" {
+			continue
+		}
+		var got int
+		if _, err := fmt.Sscanf(f.values, "seq=%d", &got); err != nil || got > n || got < last {
+			r.t.Fatalf("got %q after %d, want %q", f.values, last, want)
+		}
+		if r.rig.Stream && last >= 0 && got != last+1 {
+			r.t.Fatalf("got %q after %d: something was left out", f.values, last)
+		}
+		last = got
+	}
+}
+
+// end cancels and checks that Run returns in time.
+func (r *runner) end() {
+	r.t.Helper()
+	r.cancel()
+	r.ends()
+}
+
+func (r *runner) ends() error {
+	r.t.Helper()
+	began := time.Now()
+	select {
+	case <-r.ended:
+	case <-time.After(patience):
+		r.t.Fatal("Run does not return")
+	}
+	if took := time.Since(began); took > promised {
+		r.t.Errorf("Run returned after %v, promised is %v", took, promised)
+	}
+	return r.err
+}
+
+// Play has the device say wire, bytes recorded from a real one (cat /dev/ttyUSB0 > file), and
+// returns the frames as text, one a line. End is the last frame's text, at which it stops.
+func Play(t *testing.T, rig *Rig, say func(wire []byte), wire []byte, end string) string {
+	t.Helper()
+	r := start(t, rig, nil)
+	r.next()
+	r.settle()
+	go say(wire)
+	var out strings.Builder
+	for {
+		f := r.next()
+		line := f.values
+		if f.garbage != "" {
+			line = "! " + f.garbage
+		}
+		out.WriteString(line + "\n")
+		if line == end {
+			r.end()
+			return out.String()
+		}
+	}
+}

@@ -54,7 +54,7 @@ func codeOf(err error) byte {
 
 // established lets the session's messages go: CONNACK is on its way.
 func (c *conn) established() {
-	c.log.Info("MQTT client connected", "client", c.id, "remote", c.nc.RemoteAddr(), "user", c.account.Name(), "version", c.connect.version, "session_present", c.present)
+	c.log.Debug("MQTT client connected", "client", c.id, "remote", c.nc.RemoteAddr(), "user", c.account.Name(), "version", c.connect.version, "session_present", c.present)
 	c.b.o.Observer.Connected(c.id)
 	c.session.Load().hold(false)
 }

@@ -194,7 +194,11 @@ func (b *Broker) leave(c *conn, why cause) {
 	s := c.session.Load()
 	if s != nil {
 		b.detach(c, s, why)
-		c.log.Info("MQTT client disconnected", "client", c.id, "reason", why.reason, "error", why.detail)
+		if why.detail == nil { // devices come and go all day
+			c.log.Debug("MQTT client disconnected", "client", c.id, "reason", why.reason)
+		} else {
+			c.log.Info("MQTT client disconnected", "client", c.id, "reason", why.reason, "error", why.detail)
+		}
 		b.o.Observer.Disconnected(c.id, why.reason)
 	} else if why.reason != reasonLost || why.detail == nil {
 		c.log.Info("MQTT connection refused", "remote", c.nc.RemoteAddr(), "client", c.id, "reason", why.reason, "error", why.detail)

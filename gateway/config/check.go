@@ -112,6 +112,10 @@ func stateDir() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/weir", nil
 	}
+	return userStateDir()
+}
+
+func userStateDir() (string, error) {
 	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "weir"), nil
 	}

@@ -19,7 +19,7 @@ import (
 //
 // Struct fields are named by their yaml tag, or by the field's name in lower case; a
 // key without a field is an error. Structs tagged ",inline", and embedded ones
-// without a tag, share their parent's keys. time.Duration, Size, gateway.Filter and Section are
+// without a tag, share their parent's keys; a pointer to one must not be nil. time.Duration, Size, gateway.Filter and Section are
 // understood, and types with UnmarshalYAML(func(any) error) error or UnmarshalText.
 func decode(n *node, into any) Errors {
 	v := reflect.ValueOf(into)
@@ -287,13 +287,7 @@ func collect(v reflect.Value, fields map[string][]reflect.Value) {
 		}
 		into := v.Field(i)
 		if slices.Contains(strings.Split(options, ","), "inline") || f.Anonymous && !tagged {
-			if into.Kind() == reflect.Pointer {
-				if into.IsNil() {
-					into.Set(reflect.New(f.Type.Elem()))
-				}
-				into = into.Elem()
-			}
-			collect(into, fields)
+			collect(reflect.Indirect(into), fields)
 			continue
 		}
 		if name == "" {

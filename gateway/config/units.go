@@ -29,12 +29,13 @@ var (
 
 // String is the size with the largest unit that divides it.
 func (s Size) String() string {
-	for i := len(sizeUnits) - 1; i > 0; i-- {
-		if u := sizeUnits[i]; s >= Size(u.factor) && s%Size(u.factor) == 0 {
-			return strconv.FormatInt(int64(s)/u.factor, 10) + u.name
+	best := sizeUnits[0]
+	for _, u := range sizeUnits {
+		if s >= Size(u.factor) && s%Size(u.factor) == 0 && u.factor > best.factor {
+			best = u
 		}
 	}
-	return strconv.FormatInt(int64(s), 10) + "B"
+	return strconv.FormatInt(int64(s)/best.factor, 10) + best.name
 }
 
 func parseSize(s string) (Size, error) {

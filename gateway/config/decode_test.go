@@ -175,7 +175,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"filter: a#", `3:13: filter "a#": level "a#" mixes a wildcard with text`},
 		{"filters: [a, b, +c]", `3:21: filter "+c": level "+c" mixes a wildcard with text`},
 		{"filters: [a, ]\nlist: a", `4:11: expected a list, found "a"; write ["a"]`},
-		{"filters:\n  -", `4:9: there is no value here`},
+		{"filters:\n  -", `4:8: there is no value here`},
 		{"filter:", `3:5: there is no value here`},
 		{"loud:", `3:5: there is no value here`},
 		{"text: # red", `3:5: there is no value here: "#" begins a comment`},

@@ -334,7 +334,7 @@ func FuzzLoad(f *testing.F) {
 				if e.File != file || e.Message == "" || strings.ContainsAny(e.Error(), "\x00\x1b\x07") {
 					t.Errorf("%q: %#v", data, e)
 				}
-				if e.Line != 0 && (e.Line > len(e.lines) || e.Column < 1 || e.Column > utf8.RuneCountInString(e.lines[e.Line-1])+2) {
+				if e.Line != 0 && (e.Line > len(e.lines) || e.Column < 1 || e.Column > utf8.RuneCountInString(e.lines[e.Line-1])+1) {
 					t.Errorf("%q: the place %s is not in the file", data, e.place())
 				}
 			}

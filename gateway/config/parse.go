@@ -21,7 +21,7 @@ const (
 // parse reads a file into a dict. Anchors, aliases, tags and merge keys are not
 // accepted: an error has one place, and what is shown is what holds.
 func parse(src *source, data []byte) (*node, Errors) {
-	text := strings.TrimPrefix(string(data), "\ufeff")
+	text := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(strings.TrimPrefix(string(data), "\ufeff"))
 	src.lines = strings.Split(text, "\n")
 	empty := &node{kind: dict, place: place{src, 1, 1}}
 	if len(data) > maxFile {
@@ -45,8 +45,7 @@ func parse(src *source, data []byte) (*node, Errors) {
 			continue
 		}
 		if body != nil {
-			pos := start(doc.Body)
-			return nil, Errors{src.errorf(pos.Line, pos.Column, "a second document begins here; put it in conf.d as a file of its own")}
+			return nil, Errors{src.start(doc.Body).errorf("a second document begins here; put it in conf.d as a file of its own")}
 		}
 		body = doc.Body
 	}
@@ -84,26 +83,30 @@ type converter struct {
 }
 
 // start is where a node begins in the file.
-func start(n ast.Node) *token.Position {
+func (s *source) start(n ast.Node) place {
 	switch n := n.(type) {
 	case *ast.MappingNode:
 		if !n.IsFlowStyle && len(n.Values) > 0 {
-			return start(n.Values[0].Key)
+			return s.start(n.Values[0].Key)
 		}
 	case *ast.MappingValueNode:
-		return start(n.Key)
+		return s.start(n.Key)
 	}
-	return n.GetToken().Position
+	return s.at(n.GetToken())
+}
+
+// at is where a token is. In odd files the parser's positions lie outside of them.
+func (s *source) at(tk *token.Token) place {
+	line := min(max(tk.Position.Line, 1), len(s.lines))
+	return place{s, line, min(max(tk.Position.Column, 1), utf8.RuneCountInString(s.lines[line-1])+1)}
 }
 
 func (c *converter) fail(n ast.Node, format string, args ...any) {
-	pos := start(n)
-	c.errs = append(c.errs, c.src.errorf(pos.Line, pos.Column, format, args...))
+	c.errs = append(c.errs, c.src.start(n).errorf(format, args...))
 }
 
 func (c *converter) node(n ast.Node, key *entry) *node {
-	pos := start(n)
-	out := &node{place: place{c.src, pos.Line, pos.Column}}
+	out := &node{place: c.src.start(n)}
 	if c.depth++; c.depth > maxDepth {
 		c.fail(n, "nested more than %d deep", maxDepth)
 		return out
@@ -112,8 +115,7 @@ func (c *converter) node(n ast.Node, key *entry) *node {
 
 	switch n := n.(type) {
 	case *ast.NullNode:
-		rest := []rune(c.src.lines[pos.Line-1])
-		rest = rest[min(pos.Column-1, len(rest)):]
+		rest := []rune(c.src.lines[out.line-1])[out.column-1:]
 		out.note = strings.HasPrefix(strings.TrimSpace(string(rest)), "#")
 		if key != nil && n.GetToken().Type == token.ImplicitNullType {
 			out.place = key.place
@@ -167,14 +169,13 @@ func (c *converter) plain(n *ast.StringNode, out *node) {
 		return
 	}
 	tk := comment.Comments[0].GetToken()
-	if tk.Position.Line == out.line && strings.TrimSpace(tk.Value) == "" {
-		c.errs = append(c.errs, c.src.errorf(tk.Position.Line, tk.Position.Column, `"#" begins a comment here; if it is part of the value, put the value in quotes`))
+	if at := c.src.at(tk); at.line == out.line && strings.TrimSpace(tk.Value) == "" {
+		c.errs = append(c.errs, at.errorf(`"#" begins a comment here; if it is part of the value, put the value in quotes`))
 	}
 }
 
 func (c *converter) entry(out *node, v *ast.MappingValueNode) {
-	pos := start(v.Key)
-	e := &entry{place: place{c.src, pos.Line, pos.Column}}
+	e := &entry{place: c.src.start(v.Key)}
 	switch key := v.Key.(type) {
 	case *ast.StringNode:
 		e.name = key.Value
@@ -224,10 +225,7 @@ func (s *source) syntax(err error) *Error {
 	if !errors.As(err, &se) || se.Token == nil {
 		return s.errorf(0, 0, "%v", err)
 	}
-	line, column, message := se.Token.Position.Line, se.Token.Position.Column, se.Message
-	if line < 1 || line > len(s.lines) {
-		return s.errorf(0, 0, "%s", message)
-	}
+	where, message := s.at(se.Token), se.Message
 	open := false
 	for _, h := range syntaxHints {
 		if strings.Contains(message, h.says) {
@@ -235,7 +233,7 @@ func (s *source) syntax(err error) *Error {
 			break
 		}
 	}
-	text := s.lines[line-1]
+	text := s.lines[where.line-1]
 	at := func(re *regexp.Regexp) bool {
 		m := re.FindStringSubmatchIndex(text)
 		if m == nil {
@@ -243,7 +241,7 @@ func (s *source) syntax(err error) *Error {
 		}
 		for i := 2; i < len(m); i += 2 {
 			if m[i] >= 0 {
-				column = utf8.RuneCountInString(text[:m[i]]) + 1
+				where.column = utf8.RuneCountInString(text[:m[i]]) + 1
 				break
 			}
 		}
@@ -257,5 +255,5 @@ func (s *source) syntax(err error) *Error {
 	case at(braceText):
 		message = `a value that begins with { needs quotes, as in "{site}/{device}"`
 	}
-	return s.errorf(line, column, "%s", message)
+	return where.errorf("%s", message)
 }

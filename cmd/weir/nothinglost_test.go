@@ -115,33 +115,42 @@ routes:
 		readers.Go(func() { sendLines(t, sending, ledger, port, i) })
 	}
 
+	// An outage lasts over several steps, so that weir is also killed in the midst of one.
 	begin, kills, stops, stalls := time.Now(), 0, 0, 0
+	heal := func() {}
+	away := false
 	for time.Since(begin) < duration || kills < chaosKills {
-		pause(ctx, time.Duration(500+rng.IntN(1500))*time.Millisecond)
-		switch rng.IntN(8) {
-		case 0:
+		pause(ctx, time.Duration(300+rng.IntN(1500))*time.Millisecond)
+		switch n := rng.IntN(6); {
+		case away && n < 3:
+			heal()
+			away = false
+		case away:
+		case n == 0:
 			far.Stop()
-			pause(ctx, time.Duration(rng.IntN(1500))*time.Millisecond)
-			far.Start()
+			heal, away = far.Start, true
 			stops++
-		case 1:
+		case n == 1:
 			link.Stall()
-			pause(ctx, time.Duration(1000+rng.IntN(3000))*time.Millisecond)
-			link.Pass()
+			heal, away = link.Pass, true
 			stalls++
-		case 2:
+		case n == 2:
 			link.Cut()
-		default:
-			weir.kill()
-			pause(ctx, time.Duration(rng.IntN(300))*time.Millisecond)
-			weir = startProcess(t, "weir", "-c", conf, "run")
-			if err := waitListening("tcp", mqtt); err != nil {
-				t.Fatal(err)
-			}
-			kills++
 		}
+		if rng.IntN(4) == 0 {
+			continue
+		}
+		weir.kill()
+		pause(ctx, time.Duration(rng.IntN(300))*time.Millisecond)
+		weir = startProcess(t, "weir", "-c", conf, "run")
+		if err := waitListening("tcp", mqtt); err != nil {
+			t.Fatal(err)
+		}
+		kills++
 	}
-	link.Pass()
+	if away {
+		heal()
+	}
 	stopSending()
 	if err := <-loaded; err != nil {
 		t.Fatalf("the gateway did not answer for everything: %v", err)

@@ -83,6 +83,7 @@ func Conformance(t *testing.T, makeRig func(t *testing.T) *Rig) {
 			case <-ctx.Done():
 			}
 		})
+		<-r.entered
 		said := make(chan struct{})
 		go func() {
 			defer close(said)
@@ -90,6 +91,7 @@ func Conformance(t *testing.T, makeRig func(t *testing.T) *Rig) {
 				rig.Say(n)
 			}
 		}()
+		time.Sleep(300 * time.Millisecond) // the time the journal is busy: the input
 		close(busy)
 		<-said
 		rig.Say(last + 1)

@@ -141,6 +141,21 @@ func TestReadsLines(t *testing.T) {
 	r.want("!overlong", "c=3")
 }
 
+// What was said before we listened would get the wrong time.
+func TestOldLinesAreNotRead(t *testing.T) {
+	p := plug(t, "")
+	other, err := os.OpenFile(p.Path(), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	send(t, p, `{"old":1}`+"\n")
+	r := start(t, Config{Port: p.Path()})
+	r.want("up")
+	send(t, p, "\n"+`{"a":1}`+"\n")
+	r.want("a=1")
+}
+
 func TestFirstLineAfterSilenceIsWhole(t *testing.T) {
 	p := plug(t, "")
 	r := start(t, Config{Port: p.Path(), Baud: 4_000_000})

@@ -57,6 +57,10 @@ bench: ## measure what users feel, beside the alternatives in the same run
 chaos: build deps ## kill, stall and restart for FOR=10m with SEED=1, and count what was lost
 	@WEIR_CHAOS=$(FOR) WEIR_SEED=$(SEED) $(GO) test -count 1 -v -timeout 0 -run '^TestNothingLost$$' ./cmd/weir
 
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FOR=10m each
+	@.ci/fuzz $(FOR)
+
 .PHONY: lint
 lint: ## check formatting, vet, staticcheck
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "not formatted, run gofmt -w:"; echo "$$bad"; exit 1; fi

@@ -76,7 +76,8 @@ func TestSyncsAreShared(t *testing.T) {
 	port := filepath.Join(t.TempDir(), "tty")
 	conf, mqtt, httpAddress := writeConfig(t, "journal: {flush_interval: 500ms}\ndevices:\n  oven: {driver: serial, port: "+port+", format: key=value}\n")
 	trace := filepath.Join(t.TempDir(), "trace")
-	p := startProcess(t, strace, "-f", "-e", "trace=fdatasync", "-o", trace, weir, "-c", conf, "run")
+	// -D: the process we start is weir, and strace is its grandchild; so stop reaches weir.
+	p := startProcess(t, strace, "-D", "-f", "-e", "trace=fdatasync", "-o", trace, weir, "-c", conf, "run")
 	if err := waitListening("tcp", mqtt); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,9 @@ func TestSyncsAreShared(t *testing.T) {
 	} else {
 		t.Logf("%d syncs for 40 readings in %v", n, time.Since(begin).Round(time.Millisecond))
 	}
-	p.stop() // strace's own exit code says nothing
+	if err := p.stop(); err != nil {
+		t.Error(err)
+	}
 }
 
 // BenchmarkPublish is what a device feels: QoS 1 publishes through a real weir process, one

@@ -122,6 +122,9 @@ untagged: 0o17`).Decode(&got)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if got.hidden != "" {
+		t.Errorf("an unexported field became %q", got.hidden)
+	}
 	var rest struct{ More map[string]int }
 	if err := got.Rest.Decode(&rest); err != nil || rest.More["keys"] != 1 {
 		t.Errorf("the section inside is %v, %v", rest, err)

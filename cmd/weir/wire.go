@@ -132,11 +132,13 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Uplinks:   a.uplinkStatus,
 		Ready:     a.ready,
 		Metrics:   metrics,
+		Observer:  observer,
 		Logger:    log.With("part", "web"),
 	})
 	if err != nil {
 		return nil, err
 	}
+	a.gauges(metrics, last)
 	a.command, err = listenUnix(filepath.Join(dir, socketName))
 	return a, err
 }
@@ -177,6 +179,19 @@ func (a *app) Close() error {
 		errs = append(errs, a.journal.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// gauges shows at /metrics how near the gateway is to its bounds.
+func (a *app) gauges(m *web.Metrics, last *gateway.LastValues) {
+	journal := func(read func(store.Stats) float64) func() float64 {
+		return func() float64 { return read(a.journal.Stats()) }
+	}
+	m.Gauge("weir_journal_bytes", "Size of the journal.", journal(func(s store.Stats) float64 { return float64(s.Bytes) }))
+	m.Gauge("weir_journal_max_bytes", "Size at which the journal refuses: journal.max_size.", journal(func(s store.Stats) float64 { return float64(s.MaxBytes) }))
+	m.Gauge("weir_journal_queued_bytes", "What waits for the journal's writer.", journal(func(s store.Stats) float64 { return float64(s.Queued) }))
+	m.Gauge("weir_journal_unsynced_events", "Offsets that are written and not yet on stable storage.", journal(func(s store.Stats) float64 { return float64(s.Next - s.Synced) }))
+	m.Gauge("weir_last_values_topics", "Topics whose newest value is remembered.", func() float64 { held, _ := last.Topics(); return float64(held) })
+	m.Gauge("weir_last_values_missed_events", "Events whose topic found no room among the last values.", func() float64 { _, missed := last.Topics(); return float64(missed) })
 }
 
 // ready is nil while events can be taken in.

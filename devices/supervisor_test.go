@@ -178,8 +178,8 @@ func TestFromTheWireToTheEvent(t *testing.T) {
 	}
 
 	p.Close()
-	wantState("scale false port " + link + " is gone: unplugged")
-	wantState("scale false port " + link + " is not there")
+	wantState("scale false port " + link + ": unplugged")
+	wantState("scale false port " + link + ": not there")
 	other, err := pty.Open("") // takes the number that is free now
 	if err != nil {
 		t.Fatal(err)

@@ -35,7 +35,7 @@ type Driver struct {
 func (d *Driver) Run(ctx context.Context, emit func(codec.Frame)) error {
 	p, err := d.open()
 	if err != nil {
-		return err
+		return fmt.Errorf("port %s: %w", d.path, err)
 	}
 	defer p.Close()
 	stop := context.AfterFunc(ctx, func() { p.SetReadDeadline(time.Unix(1, 0)) })
@@ -47,12 +47,12 @@ func (d *Driver) Run(ctx context.Context, emit func(codec.Frame)) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed):
-		return fmt.Errorf("port %s is gone: unplugged", d.path)
+		return fmt.Errorf("port %s: unplugged", d.path)
 	}
-	return fmt.Errorf("port %s is gone: %w", d.path, err)
+	return fmt.Errorf("port %s: read: %w", d.path, err)
 }
 
-func (d *Driver) read(ctx context.Context, p *port, emit func(codec.Frame)) error {
+func (d *Driver) read(ctx context.Context, p *os.File, emit func(codec.Frame)) error {
 	lines := codec.NewSplitter(d.maxLine)
 	began, err := d.quiet(ctx, p, emit, lines)
 	if err != nil {
@@ -74,14 +74,17 @@ func (d *Driver) read(ctx context.Context, p *port, emit func(codec.Frame)) erro
 // quiet finds out whether we began to listen in the middle of a line, whose rest could
 // pass for a whole one ("2.34 kg" of "12.34 kg"). If nothing comes for a while nobody was
 // sending, and the next byte begins a line; else everything up to the next end is dropped.
-func (d *Driver) quiet(ctx context.Context, p *port, emit func(codec.Frame), lines *codec.Splitter) (began bool, err error) {
+func (d *Driver) quiet(ctx context.Context, p *os.File, emit func(codec.Frame), lines *codec.Splitter) (began bool, err error) {
 	lines.SkipPartial()
 	// Adapters hand bytes on every 16 ms or so; 5 characters at slow rates.
 	p.SetReadDeadline(time.Now().Add(100*time.Millisecond + 50*time.Second/time.Duration(d.mode.BaudRate)))
+	if ctx.Err() != nil { // its deadline may just have been overwritten, here and below
+		return false, ctx.Err()
+	}
 	buf := make([]byte, 512)
 	n, err := p.Read(buf)
 	p.SetReadDeadline(time.Time{})
-	if ctx.Err() != nil { // its deadline may just have been overwritten
+	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
 	if n > 0 {

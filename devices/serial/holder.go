@@ -2,6 +2,7 @@ package serial
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,7 +17,7 @@ import (
 func locked(path string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
-		return fmt.Errorf("find port: %w", err)
+		return err
 	}
 	locks, err := os.ReadFile("/proc/locks")
 	if err != nil { // no such kernel option; claim decides
@@ -28,7 +29,7 @@ func locked(path string) error {
 		f := strings.Fields(string(line))
 		if len(f) >= 6 && f[1] == "FLOCK" && f[5] == id {
 			pid, _ := strconv.Atoi(f[4])
-			return inUseBy(path, pid)
+			return inUseBy(pid)
 		}
 	}
 	return nil
@@ -38,7 +39,7 @@ func locked(path string) error {
 func inUse(path string) error {
 	var port unix.Stat_t
 	if unix.Stat(path, &port) != nil {
-		return inUseBy(path, 0)
+		return inUseBy(0)
 	}
 	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, fd := range fds {
@@ -48,22 +49,22 @@ func inUse(path string) error {
 		}
 		var st unix.Stat_t
 		if unix.Stat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == port.Rdev {
-			return inUseBy(path, pid)
+			return inUseBy(pid)
 		}
 	}
-	return inUseBy(path, 0)
+	return inUseBy(0)
 }
 
-func inUseBy(path string, pid int) error {
+func inUseBy(pid int) error {
 	switch {
 	case pid == os.Getpid():
-		return fmt.Errorf("port %s is in use by another device of this gateway", path)
+		return errors.New("in use by another device of this gateway")
 	case pid <= 0:
-		return fmt.Errorf("port %s is in use by another process", path)
+		return errors.New("in use by another process")
 	}
 	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if name := strings.TrimSpace(string(comm)); name != "" {
-		return fmt.Errorf("port %s is in use by %s (process %d)", path, name, pid)
+		return fmt.Errorf("in use by %s (process %d)", name, pid)
 	}
-	return fmt.Errorf("port %s is in use by process %d", path, pid)
+	return fmt.Errorf("in use by process %d", pid)
 }

@@ -6,24 +6,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"go.bug.st/serial"
 	"golang.org/x/sys/unix"
 )
 
-// port is an open port: set up through the library, read through our own descriptor.
-type port struct {
-	*os.File
-	setup serial.Port
-}
-
-func (p *port) Close() error {
-	return errors.Join(p.setup.Close(), p.File.Close())
-}
-
 // open finds the port, makes sure that nobody else has it, and sets it up.
-func (d *Driver) open() (*port, error) {
+func (d *Driver) open() (*os.File, error) {
 	path := d.path
 	if d.usb != nil {
 		var err error
@@ -33,10 +24,10 @@ func (d *Driver) open() (*port, error) {
 	}
 	path, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("port %s is not there: not plugged in?", d.path)
+		return nil, errors.New("not there: not plugged in?")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("find port: %w", err)
+		return nil, err
 	}
 	// Asked before anything is opened, because opening raises DTR, and the board of
 	// somebody who uses the port would reset.
@@ -48,13 +39,16 @@ func (d *Driver) open() (*port, error) {
 	case errors.Is(err, unix.EBUSY):
 		return nil, inUse(path)
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("open port: %w: is this user in the group that owns it (dialout, uucp)?", err)
+		return nil, fmt.Errorf("%w: is this user in the group that owns it (dialout, uucp)?", err)
 	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV), errors.Is(err, unix.EIO):
-		return nil, fmt.Errorf("port %s has no device behind it: %w", d.path, err)
+		return nil, fmt.Errorf("no device behind it: %w", err)
 	case err != nil:
-		return nil, fmt.Errorf("open port: %w", err)
+		return nil, err
 	}
 	err = claim(f, path)
+	if err == nil {
+		err = setUp(f, path, d.mode)
+	}
 	if err == nil {
 		err = f.SetReadDeadline(time.Time{}) // a file that cannot be polled could not be cancelled
 	}
@@ -62,25 +56,20 @@ func (d *Driver) open() (*port, error) {
 		f.Close()
 		return nil, err
 	}
-	setup, err := setUp(f, path, d.mode)
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("set up port %s: %w", d.path, err)
-	}
-	return &port{f, setup}, nil
+	return f, nil
 }
 
-// claim makes the port ours. TIOCEXCL, which the library sets, does not stop root, so a
-// lock goes with it; and who honours only TIOCEXCL is asked for it.
+// claim makes the port ours. TIOCEXCL does not stop root, so a lock goes with it; and who
+// honours only TIOCEXCL is asked for it.
 func claim(f *os.File, path string) error {
 	return control(f, func(fd int) error {
 		if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil {
-			return fmt.Errorf("%s is not a serial port: %w", path, err)
+			return fmt.Errorf("not a serial port: %w", err)
 		}
 		if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 			return inUse(path)
 		} else if err != nil {
-			return fmt.Errorf("lock port %s: %w", path, err)
+			return fmt.Errorf("lock: %w", err)
 		}
 		if exclusive, err := unix.IoctlGetInt(fd, unix.TIOCGEXCL); err == nil && exclusive != 0 {
 			return inUse(path)
@@ -89,31 +78,29 @@ func claim(f *os.File, path string) error {
 	})
 }
 
-// setUp configures the port that f is open on.
-func setUp(f *os.File, path string, mode serial.Mode) (serial.Port, error) {
+// setUp configures the port that f is open on. The library is gone when it returns, for
+// its descriptor would be inherited by every process we start; what it has set stays as long
+// as f is open.
+func setUp(f *os.File, path string, mode serial.Mode) error {
 	lines, isPTY, err := inspect(f)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !lines { // nothing can be reset by modem lines that are not there
 		mode.InitialStatusBits = nil
 	}
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	setup, err := serial.Open(path, &mode)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if isPTY {
+	// Lines from before we listened would get the wrong time.
+	if err := errors.Join(setup.ResetInputBuffer(), setup.Close()); err != nil || isPTY {
 		// A pseudo-terminal outlives us, and so would TIOCEXCL if we are killed. The lock does not.
-		err = control(f, func(fd int) error { return unix.IoctlSetInt(fd, unix.TIOCNXCL, 0) })
+		return err
 	}
-	if err == nil { // lines from before we listened would get the wrong time
-		err = setup.ResetInputBuffer()
-	}
-	if err != nil {
-		setup.Close()
-		return nil, err
-	}
-	return setup, nil
+	return control(f, func(fd int) error { return unix.IoctlSetInt(fd, unix.TIOCEXCL, 0) })
 }
 
 // inspect tells whether the port has modem lines, and whether it is a pseudo-terminal.

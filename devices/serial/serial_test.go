@@ -124,7 +124,7 @@ func plug(t *testing.T, link string) *pty.PTY {
 func send(t *testing.T, p *pty.PTY, text string) {
 	t.Helper()
 	if _, err := p.Write([]byte(text)); err != nil {
-		t.Fatal(err)
+		t.Fatal("send: ", err)
 	}
 }
 
@@ -194,19 +194,19 @@ func TestOpenErrors(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	start(t, Config{Port: filepath.Join(dir, "none")}).wantEnd("none is not there: not plugged in?")
-	start(t, Config{Port: file}).wantEnd("file is not a serial port")
-	start(t, Config{Port: "/dev/null"}).wantEnd("/dev/null is not a serial port")
+	start(t, Config{Port: filepath.Join(dir, "none")}).wantEnd("none: not there: not plugged in?")
+	start(t, Config{Port: file}).wantEnd("file: not a serial port")
+	start(t, Config{Port: "/dev/null"}).wantEnd("/dev/null: not a serial port")
 	start(t, Config{Port: dir}).wantEnd("is a directory")
-	start(t, Config{Port: "usb:ffff:ffff:none"}).wantEnd("no port of usb:ffff:ffff:none is there")
+	start(t, Config{Port: "usb:ffff:ffff:none"}).wantEnd("port usb:ffff:ffff:none: not there: not plugged in?")
 }
 
 func TestOneAtATime(t *testing.T) {
 	p := plug(t, "")
 	r := start(t, Config{Port: p.Path()})
 	r.want("up")
-	start(t, Config{Port: p.Path()}).wantEnd("is in use by another device of this gateway")
-	if err := claimAs(p.Path()); err == nil || !strings.Contains(err.Error(), "is in use by ") {
+	start(t, Config{Port: p.Path()}).wantEnd("in use by another device of this gateway")
+	if err := claimAs(p.Path()); err == nil || !strings.Contains(err.Error(), "in use by ") {
 		t.Errorf("the lock itself: %v", err)
 	}
 	r.cancel()
@@ -268,7 +268,7 @@ func TestOthersExclusiveUseIsHonoured(t *testing.T) {
 	if err := control(f, func(fd int) error { return unix.IoctlSetInt(fd, unix.TIOCEXCL, 0) }); err != nil {
 		t.Fatal(err)
 	}
-	start(t, Config{Port: p.Path()}).wantEnd("is in use by another process")
+	start(t, Config{Port: p.Path()}).wantEnd("in use by another process")
 }
 
 func withPort(t *testing.T, path string, fn func(fd int) error) error {
@@ -349,8 +349,8 @@ func TestFindUSB(t *testing.T) {
 		"usb:1A86:7523":                   "/dev/ttyUSB0",
 		"usb:0403:6001:A50285BJ":          "/dev/ttyUSB2",
 		"usb:303a:1001:7C:DF:A1:00:00:01": "/dev/ttyACM0",
-		"usb:1a86:7524":                   "no port of usb:1a86:7524 is there: not plugged in?",
-		"usb:0403:6001": "usb:0403:6001 is not one port but 2: /dev/ttyUSB1 (usb:0403:6001:A50285BI), " +
+		"usb:1a86:7524":                   "not there: not plugged in?",
+		"usb:0403:6001": "not one port but 2: /dev/ttyUSB1 (usb:0403:6001:A50285BI), " +
 			"/dev/ttyUSB2 (usb:0403:6001:A50285BJ); name one by its serial number or its path in /dev/serial/by-path",
 	} {
 		id, err := parseUSB(in)

@@ -1,6 +1,7 @@
 package serial
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -60,12 +61,12 @@ func (id usbID) find(class string) (string, error) {
 	}
 	switch len(found) {
 	case 0:
-		return "", fmt.Errorf("no port of %s is there: not plugged in?", id)
+		return "", errors.New("not there: not plugged in?")
 	case 1:
 		return found[0], nil
 	}
-	return "", fmt.Errorf("%s is not one port but %d: %s; name one by its serial number or its path in /dev/serial/by-path",
-		id, len(found), strings.Join(described, ", "))
+	return "", fmt.Errorf("not one port but %d: %s; name one by its serial number or its path in /dev/serial/by-path",
+		len(found), strings.Join(described, ", "))
 }
 
 // usbOf looks for the USB device above a tty's device directory: the interface, and for

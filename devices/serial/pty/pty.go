@@ -92,6 +92,9 @@ func (p *PTY) Listening() bool {
 	p.control(func(fd int) error {
 		fds := []unix.PollFd{{Fd: int32(fd)}}
 		_, err := unix.Poll(fds, 0)
+		for err == unix.EINTR { // the runtime's own signals
+			_, err = unix.Poll(fds, 0)
+		}
 		open = err == nil && fds[0].Revents&unix.POLLHUP == 0
 		return err
 	})

@@ -122,7 +122,7 @@ func TestDenyByDefault(t *testing.T) {
 		"out":  {cheap("x"), "reader"},
 		"none": {cheap("x"), ""},
 		"bare": {cheap("x"), "empty"},
-	}, map[string]Role{"writer": {Publish: []string{"#"}}, "reader": {Subscribe: []string{"#"}}, "empty": {}})
+	}, map[string]Role{"writer": {Publish: []string{"#"}}, "reader": {Subscribe: []string{"#"}}, "empty": {}, "": {Publish: []string{"#"}, Subscribe: []string{"#"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,9 +95,11 @@ func New(users map[string]User, roles map[string]Role) (*Policy, error) {
 		if err != nil {
 			wrong(err, "users", name, "password_hash")
 		}
-		r := parsed[u.Role]
-		if r == nil && u.Role != "" {
-			wrong(fmt.Errorf("role %q does not exist", u.Role), "users", name, "role")
+		var r *role
+		if u.Role != "" {
+			if r = parsed[u.Role]; r == nil {
+				wrong(fmt.Errorf("role %q does not exist", u.Role), "users", name, "role")
+			}
 		}
 		p.users[name] = user{d, r}
 		cost[d.params]++

@@ -72,7 +72,7 @@ func TestLoadMerges(t *testing.T) {
 	file := tree(t, map[string]string{
 		"weir.yaml":          "gateway: {site: plant1, data_dir: data}\nlisteners:\n  http: {address: 127.0.0.1:9090}\ndevices:\nroutes: {a: {topics: [x], uplink: up}}\n",
 		"conf.d/20.yaml":     "listeners: {http: {origins: [https://a.lan]}, mqtt: {address: 127.0.0.1:1}}\ndevices:\n  d: {driver: serial}\n",
-		"conf.d/10.yaml":     "gateway: {id: gw}\nuplinks: {up: {sink: mqtt}}\nroutes: {b: {topics: [y/#, \"#\"], uplink: up}}\n",
+		"conf.d/10.yaml":     "gateway: {id: gw}\njournal:\nlisteners:\nuplinks: {up: {sink: mqtt}}\nroutes: {b: {topics: [y/#, \"#\"], uplink: up}}\n",
 		"conf.d/.hidden.yml": "nonsense",
 		"conf.d/README":      "nonsense",
 		"other.yaml":         "nonsense",
@@ -105,7 +105,7 @@ func TestLoadFails(t *testing.T) {
 	for name, prepare := range map[string]func(file string) string{
 		"no such file or directory": func(string) string { return "" },
 		"is a directory":            func(f string) string { return errText(os.Mkdir(f, 0o755)) },
-		"is larger than 1048576 bytes": func(f string) string {
+		"is larger than 262144 bytes": func(f string) string {
 			return errText(os.WriteFile(f, []byte(strings.Repeat("# many\n", 160_000)), 0o600))
 		},
 		"lists and maps are nested": func(f string) string {

@@ -12,10 +12,11 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Limits on one file, so that no file can hold up the start.
+// Limits on one file, so that none holds up the start: the parser's time grows with the
+// square of a list in brackets. A file of 256 KiB has room for some thousand devices.
 const (
-	maxFile  = 1 << 20 // bytes
-	maxDepth = 64      // nested lists and maps
+	maxFile  = 256 << 10 // bytes
+	maxDepth = 64        // nested lists and maps
 )
 
 // parse reads a file into a dict. Anchors, aliases, tags and merge keys are not

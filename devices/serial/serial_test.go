@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -185,6 +186,22 @@ func TestCancelIsQuick(t *testing.T) {
 	}
 	if p.Listening() {
 		t.Error("left the port open")
+	}
+}
+
+// A cancel that comes while the port is being opened must not wait for anything either: at 50
+// baud we would listen for 1.1 s whether a line is under way.
+func TestCancelWhileItOpens(t *testing.T) {
+	p := plug(t, "")
+	d := newDriver(Config{Port: p.Path(), Baud: 50})
+	for range 50 {
+		ctx, cancel := context.WithCancel(t.Context())
+		began := time.Now()
+		d.Run(ctx, func(codec.Frame) { cancel(); runtime.Gosched() })
+		cancel()
+		if took := time.Since(began); took > 900*time.Millisecond {
+			t.Fatalf("took %v", took)
+		}
 	}
 }
 

@@ -150,6 +150,43 @@ func TestSerialDevices(t *testing.T) {
 	}
 }
 
+// A line that a slow reader lets out only in part stays one bad line: it does not become the
+// beginning of the next, which would read as a wrong value.
+func TestTornLineSpoilsOnlyItself(t *testing.T) {
+	dir := t.TempDir()
+	fleet, err := Open(Config{TTYDir: dir, Only: []string{"scale"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fleet.Close()
+	d := fleet.devices[0]
+	f, err := os.OpenFile(filepath.Join(dir, "scale"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	weight := strings.Repeat("1", 1000)
+	for !d.torn { // nobody reads
+		d.write([]value{{name: "weight", text: weight}})
+		weight += "1"
+	}
+	f.Close()
+	next, stop := reader(t, filepath.Join(dir, "scale"))
+	defer stop()
+	d.write([]value{{name: "weight", text: "7.77"}})
+	for bad := 0; ; {
+		line := next()
+		if line == "7.77 kg" {
+			return
+		}
+		if !strings.HasSuffix(line, "1 kg") {
+			bad++
+		}
+		if bad > 1 || strings.Contains(line, "7") {
+			t.Fatalf("the line after a torn one reads %.20q…%q", line, line[max(0, len(line)-20):])
+		}
+	}
+}
+
 func TestGarbageIsGarbage(t *testing.T) {
 	line, err := codec.NewLine(map[string]any{"csv": []any{"a", "b"}}, nil)
 	if err != nil {

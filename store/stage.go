@@ -251,6 +251,18 @@ func stagedKey(n int) []byte {
 var stagedMark = []byte{spaceStaged, 0}
 
 func (s *State) stage(c *change) error {
+	data := encodeChange(c)
+	n, err := s.putStaged(data)
+	if err != nil {
+		return err
+	}
+	if err := s.markStaged(data, n); err != nil {
+		return err
+	}
+	return s.makeStaged(data, n)
+}
+
+func encodeChange(c *change) []byte {
 	data := appendString(nil, c.bucket)
 	keys := make([]string, 0, len(c.values))
 	for key := range c.values {
@@ -265,23 +277,24 @@ func (s *State) stage(c *change) error {
 			data = appendString(append(data, 1), value)
 		}
 	}
+	return data
+}
+
+func (s *State) putStaged(data []byte) (n int, err error) {
 	out := &series{db: s.db}
 	defer out.discard()
-	n := 0
 	for ; n*pieceSize < len(data); n++ {
 		if err := out.Set(stagedKey(n), data[n*pieceSize:min(len(data), (n+1)*pieceSize)]); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	if err := out.end(); err != nil {
-		return err
-	}
+	return n, out.end()
+}
+
+func (s *State) markStaged(data []byte, n int) error {
 	mark := binary.LittleEndian.AppendUint32(nil, uint32(n))
 	mark = binary.LittleEndian.AppendUint32(mark, valueSum("", "", data))
-	if err := s.db.Update(func(txn *badger.Txn) error { return txn.Set(stagedMark, mark) }); err != nil {
-		return err
-	}
-	return s.makeStaged(data, n)
+	return s.db.Update(func(txn *badger.Txn) error { return txn.Set(stagedMark, mark) })
 }
 
 // makeStaged makes the change in data, which is staged in n pieces and marked.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/dgraph-io/badger/v4"
 )
 
 func openState(t *testing.T, dir string) *State {
@@ -226,8 +228,12 @@ func TestStateDamagedIsSetAside(t *testing.T) {
 	} {
 		s := openState(t, dir)
 		value := make([]byte, 4<<10)
-		for i := range 600 {
-			if err := s.Apply("b", map[string][]byte{fmt.Sprint(i): value}); err != nil {
+		for i := range 30 {
+			changes := map[string][]byte{}
+			for k := range 20 {
+				changes[fmt.Sprint(i, k)] = value
+			}
+			if err := s.Apply("b", changes); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -286,5 +292,92 @@ func TestStateThatKillsTheProcessIsSetAside(t *testing.T) {
 	}
 	if _, err := os.Stat(dir + ".damaged-1"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestStateLargeChangeIsWhole ends the process, so to speak, at each point of a change that
+// needs several transactions.
+func TestStateLargeChangeIsWhole(t *testing.T) {
+	c := &change{bucket: "b", values: map[string][]byte{"gone": nil}}
+	for i := range 4000 {
+		c.values[fmt.Sprint(i)] = bytes.Repeat([]byte{byte(i)}, 200)
+	}
+	for _, marked := range []bool{false, true} {
+		dir := filepath.Join(t.TempDir(), "state")
+		s := openState(t, dir)
+		if err := s.Apply("b", map[string][]byte{"gone": []byte("v"), "stays": []byte("v")}); err != nil {
+			t.Fatal(err)
+		}
+		data := encodeChange(c)
+		n, err := s.putStaged(data)
+		if err == nil && marked {
+			err = s.markStaged(data, n)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		s = openState(t, dir)
+		got := contents(t, s, "b")
+		if want := map[bool]int{false: 2, true: 4001}[marked]; len(got) != want {
+			t.Errorf("marked %v: %d keys, want %d", marked, len(got), want)
+		}
+		if _, there := got["gone"]; there == marked {
+			t.Errorf("marked %v: a deleted key is there: %v", marked, there)
+		}
+		if n := count(t, s, spaceStaged); n != 0 {
+			t.Errorf("marked %v: %d staged pieces are left", marked, n)
+		}
+		s.Close()
+	}
+}
+
+// count is how many keys Badger has under a prefix.
+func count(t *testing.T, s *State, prefix ...byte) (n int) {
+	t.Helper()
+	err := s.db.View(func(txn *badger.Txn) error {
+		o := badger.DefaultIteratorOptions
+		o.Prefix = prefix
+		it := txn.NewIterator(o)
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestStateSmallerValueLeavesNoPieces(t *testing.T) {
+	s := openState(t, filepath.Join(t.TempDir(), "state"))
+	for _, size := range []int{100_000, 20_000, 10} {
+		if err := s.Apply("b", map[string][]byte{"k": make([]byte, size)}); err != nil {
+			t.Fatal(err)
+		}
+		if n, want := count(t, s, spacePiece), (size-1)/pieceSize; n != want {
+			t.Errorf("a value of %d bytes has %d further pieces, want %d", size, n, want)
+		}
+	}
+}
+
+func TestStateDamagedValueIsMissing(t *testing.T) {
+	s := openState(t, filepath.Join(t.TempDir(), "state"))
+	if err := s.Apply("b", map[string][]byte{"good": []byte("value"), "bad": []byte("value")}); err != nil {
+		t.Fatal(err)
+	}
+	err := s.db.Update(func(txn *badger.Txn) error {
+		return txn.Set(valueKey("b", "bad"), append(make([]byte, 8), "valuf"...))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, ok, err := s.Get("b", "bad"); ok || err != nil {
+		t.Errorf("a damaged value was served: %q, %v", v, err)
+	}
+	if got := contents(t, s, "b"); len(got) != 1 || got["good"] != "value" {
+		t.Errorf("%v", got)
 	}
 }

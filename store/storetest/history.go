@@ -14,7 +14,7 @@ import (
 // testHistories plays seeded histories of appends, reads, stops, kills, power cuts, full disks and moves
 // against a model: the list of what was appended.
 func testHistories(t *testing.T, open Open) {
-	seeds := 60
+	seeds := 40
 	if testing.Short() {
 		seeds = 10
 	}

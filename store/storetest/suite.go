@@ -178,6 +178,17 @@ func newGate(d *Disk) *gate {
 	return g
 }
 
+// wait gives the writer ten seconds to begin a sync, or else fails the test.
+func (g *gate) wait(t *testing.T) {
+	t.Helper()
+	select {
+	case <-g.began:
+	case <-time.After(10 * time.Second):
+		close(g.open)
+		t.Fatal("nobody syncs")
+	}
+}
+
 func testGroupCommit(t *testing.T, open Open) {
 	d := NewDisk()
 	r := start(t, open, store.Options{Dir: t.TempDir(), Disk: d, FlushInterval: time.Hour})
@@ -193,7 +204,7 @@ func testGroupCommit(t *testing.T, open Open) {
 		}
 	}
 	put()
-	<-g.began // its sync is under way; whoever comes now shares the next one
+	g.wait(t) // its sync is under way; whoever comes now shares the next one
 	for range 100 {
 		put()
 	}
@@ -220,7 +231,7 @@ func testWrittenBeforeSync(t *testing.T, open Open) {
 		}
 	}
 	put("first", gateway.Synced)
-	<-g.began
+	g.wait(t)
 	early := make(chan struct{})
 	if err := r.Append(t.Context(), event("a", "early"), gateway.Written, func(error) { order = append(order, "early"); close(early) }); err != nil {
 		t.Fatal(err)
@@ -228,8 +239,14 @@ func testWrittenBeforeSync(t *testing.T, open Open) {
 	put("second", gateway.Synced)
 	put("late", gateway.Written)
 	g.open <- struct{}{} // the first sync ends; the next batch is early, second, late
-	<-early              // although nobody lets the second sync end
-	<-g.began
+	select {
+	case <-early: // although nobody lets the second sync end
+	case <-time.After(10 * time.Second):
+		t.Error("who needs only Written waits for a sync")
+		close(g.open)
+		return
+	}
+	g.wait(t)
 	if up := r.syncedUpTo(); up > r.releasedUpTo() {
 		t.Errorf("synced up to %d", up)
 	}
@@ -278,7 +295,7 @@ func testQueue(t *testing.T, open Open) {
 	reason := errors.New("enough")
 	blocked := make(chan error, 1)
 	go func() {
-		for {
+		for accepted < 1000 {
 			err := r.Append(ctx, event("a", strings.Repeat("x", 500)), gateway.Synced, func(error) { answers.Add(1) })
 			if err != nil {
 				blocked <- err
@@ -286,8 +303,9 @@ func testQueue(t *testing.T, open Open) {
 			}
 			accepted++
 		}
+		blocked <- nil
 	}()
-	<-g.began // the writer is busy, so the queue fills
+	g.wait(t) // the writer is busy, so the queue fills
 	select {
 	case err := <-blocked:
 		t.Fatalf("append did not wait: %v", err)
@@ -493,7 +511,7 @@ func testBound(t *testing.T, open Open) {
 	o := store.Options{Dir: t.TempDir(), MaxSize: 64 << 10, SegmentSize: 16 << 10}
 	r := start(t, open, o)
 	stored := 0
-	for {
+	for stored < 100 {
 		err := r.put(event("a", strings.Repeat("x", 1000)), gateway.Written)
 		if err != nil {
 			if !errors.Is(err, gateway.ErrFull) {
@@ -507,7 +525,7 @@ func testBound(t *testing.T, open Open) {
 		t.Errorf("64 KiB took %d events of 1000 bytes", stored)
 	}
 	changes := 0
-	for r.put(&gateway.Event{Kind: gateway.Change, Topic: "s", Payload: make([]byte, 1000)}, gateway.Synced) == nil {
+	for changes < 100 && r.put(&gateway.Event{Kind: gateway.Change, Topic: "s", Payload: make([]byte, 1000)}, gateway.Synced) == nil {
 		changes++
 	}
 	if changes < 10 || changes > 17 {

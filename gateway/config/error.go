@@ -133,7 +133,13 @@ func Suggest(word string, known []string) string {
 	case len(known) == 0:
 		return ""
 	}
-	return "; there is " + strings.Join(slices.Sorted(slices.Values(known)), ", ")
+	list := slices.Sorted(slices.Values(known))
+	for i, k := range list {
+		if q := strconv.Quote(k); q != `"`+k+`"` { // the file's own words, and wrong ones may be among them
+			list[i] = q
+		}
+	}
+	return "; there is " + strings.Join(list, ", ")
 }
 
 // distance counts the letters to put in, take out, change or swap with their

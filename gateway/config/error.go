@@ -28,11 +28,12 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
+	message := strings.Map(printable, e.Message) // the file's own words may be in it
 	if e.Line == 0 {
-		return e.File + ": " + e.Message
+		return e.File + ": " + message
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s", e.place(), e.Message)
+	fmt.Fprintf(&b, "%s: %s", e.place(), message)
 	from := 0 // a long line is shown from here, in characters
 	if e.Column > excerptWidth-20 {
 		from = e.Column - excerptWidth/2
@@ -55,8 +56,19 @@ const excerptWidth = 160
 // A password written out in the file does not have to stand in a log as well.
 var plainSecret = regexp.MustCompile(`(?i)(?:password|password_hash|passphrase|secret|token)["']?\s*:\s*["']?(\S.*)`)
 
-// excerpt returns the line as it can be printed: what a terminal could act upon is
-// replaced, character by character, so that the caret below stays right.
+// printable replaces what a terminal could act upon.
+func printable(r rune) rune {
+	switch {
+	case r == '\t':
+		return ' '
+	case r != '\n' && !unicode.IsPrint(r):
+		return '?'
+	}
+	return r
+}
+
+// excerpt returns the line as it can be printed, character by character, so that the
+// caret below stays right.
 func excerpt(line string, from int) string {
 	if m := plainSecret.FindStringSubmatchIndex(line); m != nil {
 		if value := line[m[2]:]; !strings.HasPrefix(value, "${") && !strings.HasPrefix(value, "$argon2") {
@@ -68,15 +80,7 @@ func excerpt(line string, from int) string {
 	if len(runes) > excerptWidth {
 		runes = append(runes[:excerptWidth:excerptWidth], '…')
 	}
-	for i, r := range runes {
-		switch {
-		case r == '\t':
-			runes[i] = ' '
-		case !unicode.IsPrint(r):
-			runes[i] = '?'
-		}
-	}
-	return string(runes)
+	return strings.Map(printable, string(runes))
 }
 
 // Errors are all that was found wrong, in order of file and place.
@@ -133,13 +137,7 @@ func Suggest(word string, known []string) string {
 	case len(known) == 0:
 		return ""
 	}
-	list := slices.Sorted(slices.Values(known))
-	for i, k := range list {
-		if q := strconv.Quote(k); q != `"`+k+`"` { // the file's own words, and wrong ones may be among them
-			list[i] = q
-		}
-	}
-	return "; there is " + strings.Join(list, ", ")
+	return "; there is " + strings.Join(slices.Sorted(slices.Values(known)), ", ")
 }
 
 // distance counts the letters to put in, take out, change or swap with their

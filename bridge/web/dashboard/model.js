@@ -95,7 +95,7 @@ export class Model {
   apply(face) {
     const offset = offsetOf(face.id);
     let topic = this.topics.get(face.topic);
-    if (!topic) topic = this.#add(face.topic);
+    if (!topic) topic = this.#add(face.topic, fieldsOf(face).some(({ path }) => path.includes('.') || (path && path !== 'value')));
     if (offset <= topic.offset) return null;
     const time = Date.parse(face.time);
     const group = topic.group;
@@ -131,9 +131,11 @@ export class Model {
     for (const topic of this.topics.values()) topic.offset = -1;
   }
 
-  #add(name) {
+  // Topics of one parent are one device: plant/oven/temperature, plant/oven/door. A payload with fields
+  // right under the site, plant/boiler {"temperature": …}, is a device by itself.
+  #add(name, fields) {
     const cut = name.lastIndexOf('/');
-    const key = cut > 0 ? name.slice(0, cut) : name;
+    const key = cut > 0 && !(fields && name.indexOf('/') === cut) ? name.slice(0, cut) : name;
     let group = this.groups.get(key);
     if (!group) {
       const at = key.lastIndexOf('/');

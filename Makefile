@@ -10,7 +10,7 @@ GOTESTSUM   := $(GO) run gotest.tools/gotestsum@v1.13.0
 STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The race detector needs a C compiler; a machine without one still runs every test.
-RACE := $(shell command -v gcc >/dev/null 2>&1 && [ "$$($(GO) env GOARCH)" = amd64 -o "$$($(GO) env GOARCH)" = arm64 ] && echo -race)
+RACE := $(shell command -v gcc >/dev/null 2>&1 && [ "$$($(GO) env GOARCH 2>&1)" = amd64 -o "$$($(GO) env GOARCH 2>&1)" = arm64 ] && echo -race)
 
 # What we build for: GOARCH, or arm and its GOARM.
 TARGETS := arm-6 arm-7 arm64 riscv64 amd64

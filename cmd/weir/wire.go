@@ -101,8 +101,8 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	}
 	last := gateway.NewLastValues(lastTopics)
 	newest, err := a.journal.Last(gateway.Filters{gateway.MustFilter("#")}, lastWarm)
-	if err != nil {
-		return nil, err
+	if err != nil { // the page begins empty; that is no reason not to begin
+		log.Warn("the last values cannot be read", "error", err)
 	}
 	last.Update(newest)
 
@@ -114,7 +114,17 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	if err != nil {
 		return nil, err
 	}
-	a.bridge, err = newBridge(cfg, a.hub, a.journal.Count, a.state, log, observer)
+	a.bridge, err = bridge.New(bridge.Options{
+		GatewayID: cfg.Gateway.ID,
+		Uplinks:   cfg.Uplinks,
+		Routes:    cfg.Routes,
+		Hub:       a.hub,
+		Count:     a.journal.Count,
+		State:     a.state,
+		StateLost: a.state.Lost(),
+		Logger:    log.With("part", "bridge"),
+		Observer:  observer,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -241,20 +251,6 @@ func newDevices(cfg *config.Config, ingest devices.Ingest, log *slog.Logger, o g
 		Ingest:   ingest,
 		Logger:   log.With("part", "devices"),
 		Observer: o,
-	})
-}
-
-func newBridge(cfg *config.Config, hub *gateway.Hub, count func(uint64, gateway.Filters) (uint64, error), state *store.State, log *slog.Logger, o gateway.Observer) (*bridge.Bridge, error) {
-	return bridge.New(bridge.Options{
-		GatewayID: cfg.Gateway.ID,
-		Uplinks:   cfg.Uplinks,
-		Routes:    cfg.Routes,
-		Hub:       hub,
-		Count:     count,
-		State:     state,
-		StateLost: state.Lost(),
-		Logger:    log.With("part", "bridge"),
-		Observer:  o,
 	})
 }
 

@@ -176,16 +176,21 @@ func TestUnplugIsReportedAtOnce(t *testing.T) {
 
 func TestCancelIsQuick(t *testing.T) {
 	p := plug(t, "")
-	r := start(t, Config{Port: p.Path()})
-	r.want("up")
-	began := time.Now()
-	r.cancel()
-	r.wantEnd("context canceled")
-	if took := time.Since(began); took > 50*time.Millisecond {
-		t.Errorf("took %v", took)
+	// The least of several: a wait in the driver is there each time, a busy machine is not.
+	least := time.Hour
+	for range 5 {
+		r := start(t, Config{Port: p.Path()})
+		r.want("up")
+		began := time.Now()
+		r.cancel()
+		r.wantEnd("context canceled")
+		least = min(least, time.Since(began))
+		if p.Listening() {
+			t.Fatal("left the port open")
+		}
 	}
-	if p.Listening() {
-		t.Error("left the port open")
+	if least > 50*time.Millisecond {
+		t.Errorf("took %v", least)
 	}
 }
 

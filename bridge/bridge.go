@@ -58,7 +58,7 @@ func New(o Options) (*Bridge, error) {
 	b := &Bridge{}
 	var wrong []error
 	for uplink, section := range o.Uplinks {
-		kind, sink, err := newSink(section, o.GatewayID)
+		kind, sink, err := newSink(section, deps{gatewayID: o.GatewayID, key: byTopic})
 		if err != nil {
 			wrong = append(wrong, err)
 			continue

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/weir-iot/weir/bridge/mqtt"
+	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
 )
 
@@ -18,20 +19,31 @@ func kinds() []kind {
 
 type kind struct {
 	name string
-	// new makes the sink of uplink s.Name(). Errors are placed, or know their key.
-	new func(s config.Section, gatewayID string) (Sink, error)
+	// new makes the sink of uplink s.Name(). Errors are placed, or gateway.KeyErrors.
+	new func(s config.Section, d deps) (Sink, error)
 }
 
-func newMQTT(s config.Section, gatewayID string) (Sink, error) {
+// deps are what a sink gets besides its own section.
+type deps struct {
+	gatewayID string
+	// key is the ordering key of an event, by the route that brought it: what a far end that
+	// partitions has to partition by.
+	key func(*gateway.Event) string
+}
+
+func newMQTT(s config.Section, d deps) (Sink, error) {
 	var c mqtt.Config
 	if err := s.Decode(&c); err != nil {
 		return nil, err
 	}
-	return mqtt.New(c, gatewayID, s.Name())
+	return mqtt.New(c, d.gatewayID, s.Name())
 }
 
+// byTopic is the ordering key unless a route says otherwise.
+func byTopic(e *gateway.Event) string { return e.Topic }
+
 // newSink makes the sink of one section, and says of what kind it is.
-func newSink(s config.Section, gatewayID string) (kind string, sink Sink, err error) {
+func newSink(s config.Section, d deps) (kind string, sink Sink, err error) {
 	name, err := s.Kind("sink")
 	if err != nil {
 		return "", nil, err
@@ -39,7 +51,7 @@ func newSink(s config.Section, gatewayID string) (kind string, sink Sink, err er
 	var names []string
 	for _, k := range kinds() {
 		if k.name == name {
-			sink, err := k.new(s, gatewayID)
+			sink, err := k.new(s, d)
 			return name, sink, place(s, err)
 		}
 		names = append(names, k.name)
@@ -49,12 +61,9 @@ func newSink(s config.Section, gatewayID string) (kind string, sink Sink, err er
 
 // place gives an error that knows its key its place in the file.
 func place(s config.Section, err error) error {
-	var at interface {
-		error
-		Key() string
-	}
+	var at *gateway.KeyError
 	if errors.As(err, &at) {
-		return s.Errorf(at.Key(), "%v", err)
+		return s.Errorf(at.Key, "%v", err)
 	}
 	return err
 }
@@ -64,7 +73,7 @@ func place(s config.Section, err error) error {
 func Check(uplinks map[string]config.Section, gatewayID string) error {
 	var wrong []error
 	for _, id := range slices.Sorted(maps.Keys(uplinks)) {
-		if _, _, err := newSink(uplinks[id], gatewayID); err != nil {
+		if _, _, err := newSink(uplinks[id], deps{gatewayID: gatewayID, key: byTopic}); err != nil {
 			wrong = append(wrong, err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/weir-iot/weir/devices/codec"
 	"github.com/weir-iot/weir/devices/serial"
+	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
 )
 
@@ -68,7 +69,7 @@ func load(s config.Section) (kind, common, Driver, []string, error) {
 
 // place gives an error that knows its key its place in the file.
 func place(s config.Section, err error) error {
-	var key *codec.KeyError
+	var key *gateway.KeyError
 	if errors.As(err, &key) {
 		return s.Errorf(key.Key, "%s: %v", key.Key, key.Err)
 	}

@@ -32,3 +32,18 @@ func (e *kindError) Is(target error) bool { return target == e.kind }
 func Errorf(kind error, format string, args ...any) error {
 	return &kindError{kind, fmt.Errorf(format, args...)}
 }
+
+// KeyError is a wrong value of a configuration, known by its key, so that whoever knows the
+// file can say where it stands. A key may lead further down: "format.regex".
+type KeyError struct {
+	Key string
+	Err error
+}
+
+func (e *KeyError) Error() string { return e.Key + ": " + e.Err.Error() }
+func (e *KeyError) Unwrap() error { return e.Err }
+
+// BadKey returns a KeyError that is ErrInvalid.
+func BadKey(key, format string, args ...any) error {
+	return &KeyError{key, Errorf(ErrInvalid, format, args...)}
+}

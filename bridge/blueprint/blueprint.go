@@ -24,18 +24,6 @@ type Config struct {
 	Path string `yaml:"path"` // the file; its directory must exist
 }
 
-// Error is a wrong value in a Config.
-type Error struct {
-	key string
-	err error
-}
-
-func (e *Error) Error() string { return e.key + ": " + e.err.Error() }
-func (e *Error) Unwrap() error { return e.err }
-
-// Key is the key of the config that is wrong; kinds.go finds its place in the file by it.
-func (e *Error) Key() string { return e.key }
-
 // Sink appends to one file.
 type Sink struct {
 	c         Config
@@ -45,7 +33,7 @@ type Sink struct {
 // New returns a sink. It opens nothing: that is for Send, which is called again when it fails.
 func New(c Config, gatewayID string) (*Sink, error) {
 	if c.Path == "" {
-		return nil, &Error{"path", gateway.Errorf(gateway.ErrInvalid, "path is missing")}
+		return nil, gateway.BadKey("path", "path is missing")
 	}
 	return &Sink{c, gatewayID}, nil
 }

@@ -46,22 +46,6 @@ type Config struct {
 	ConnectTimeout time.Duration `yaml:"connect_timeout"`
 }
 
-// Error is a wrong value in a Config.
-type Error struct {
-	key string
-	err error
-}
-
-func (e *Error) Error() string { return e.key + ": " + e.err.Error() }
-func (e *Error) Unwrap() error { return e.err }
-
-// Key is the key of the config that is wrong.
-func (e *Error) Key() string { return e.key }
-
-func wrong(key, format string, args ...any) error {
-	return &Error{key, gateway.Errorf(gateway.ErrInvalid, format, args...)}
-}
-
 // Sink sends to one broker.
 type Sink struct {
 	c         Config
@@ -71,7 +55,7 @@ type Sink struct {
 	codec     codec
 }
 
-// New returns a sink for uplink of gatewayID. It opens nothing. A wrong value is an *Error.
+// New returns a sink for uplink of gatewayID. It opens nothing. A wrong value is a gateway.KeyError.
 func New(c Config, gatewayID, uplink string) (*Sink, error) {
 	s := &Sink{c: c, gatewayID: gatewayID}
 	if err := s.parseURL(); err != nil {
@@ -83,24 +67,24 @@ func New(c Config, gatewayID, uplink string) (*Sink, error) {
 	case "3.1.1":
 		s.codec = v311{}
 		if c.Password != "" && c.Username == "" {
-			return nil, wrong("password", "MQTT 3.1.1 has no password without a username") // §3.1.2.9
+			return nil, gateway.BadKey("password", "MQTT 3.1.1 has no password without a username") // §3.1.2.9
 		}
 	default:
-		return nil, wrong("version", "unknown MQTT version %q: 5 or 3.1.1", c.Version)
+		return nil, gateway.BadKey("version", "unknown MQTT version %q: 5 or 3.1.1", c.Version)
 	}
 	if s.c.ClientID == "" {
 		s.c.ClientID = "weir-" + gatewayID + "-" + uplink
 	}
 	for _, t := range []struct{ key, value string }{{"client_id", s.c.ClientID}, {"username", c.Username}, {"password", c.Password}} {
 		if err := checkText(t.value); err != nil {
-			return nil, wrong(t.key, "%w", err)
+			return nil, gateway.BadKey(t.key, "%w", err)
 		}
 	}
 	if s.c.Window == 0 {
 		s.c.Window = 128
 	}
 	if s.c.Window < 1 || s.c.Window > 1000 {
-		return nil, wrong("window", "window %d is not from 1 to 1000", c.Window)
+		return nil, gateway.BadKey("window", "window %d is not from 1 to 1000", c.Window)
 	}
 	for _, d := range []struct {
 		key   string
@@ -115,7 +99,7 @@ func New(c Config, gatewayID, uplink string) (*Sink, error) {
 			*d.value = d.unset
 		}
 		if *d.value < 10*time.Millisecond || *d.value > 18*time.Hour { // a keep alive has 16 bits of seconds
-			return nil, wrong(d.key, "%v is not from 10ms to 18h", *d.value)
+			return nil, gateway.BadKey(d.key, "%v is not from 10ms to 18h", *d.value)
 		}
 	}
 	return s, nil
@@ -123,17 +107,17 @@ func New(c Config, gatewayID, uplink string) (*Sink, error) {
 
 func (s *Sink) parseURL() error {
 	if s.c.URL == "" {
-		return wrong("url", "url is missing: mqtt://host or mqtts://host")
+		return gateway.BadKey("url", "url is missing: mqtt://host or mqtts://host")
 	}
 	u, err := url.Parse(s.c.URL)
 	if err != nil {
-		return wrong("url", "not a URL: mqtt://host:port or mqtts://host:port") // err may show a password
+		return gateway.BadKey("url", "not a URL: mqtt://host:port or mqtts://host:port") // err may show a password
 	}
 	port := u.Port()
 	switch u.Scheme {
 	case "mqtt":
 		if s.c.CAFile != "" {
-			return wrong("ca_file", "ca_file needs a url with mqtts://")
+			return gateway.BadKey("ca_file", "ca_file needs a url with mqtts://")
 		}
 		if port == "" {
 			port = "1883"
@@ -145,19 +129,19 @@ func (s *Sink) parseURL() error {
 		s.tls = &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12}
 		if s.c.CAFile != "" {
 			if s.tls.RootCAs, err = readCA(s.c.CAFile); err != nil {
-				return wrong("ca_file", "%w", err)
+				return gateway.BadKey("ca_file", "%w", err)
 			}
 		}
 	default:
-		return wrong("url", "unknown scheme %q: mqtt:// or mqtts://", u.Scheme)
+		return gateway.BadKey("url", "unknown scheme %q: mqtt:// or mqtts://", u.Scheme)
 	}
 	switch {
 	case u.Hostname() == "":
-		return wrong("url", "url has no host")
+		return gateway.BadKey("url", "url has no host")
 	case u.User != nil:
-		return wrong("url", "the account goes into username and password, not into the url")
+		return gateway.BadKey("url", "the account goes into username and password, not into the url")
 	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
-		return wrong("url", "an MQTT url ends after host and port")
+		return gateway.BadKey("url", "an MQTT url ends after host and port")
 	}
 	s.address = net.JoinHostPort(u.Hostname(), port)
 	return nil

@@ -142,8 +142,8 @@ func TestConfig(t *testing.T) {
 		got := ""
 		if err != nil {
 			got = err.Error()
-			var placed interface{ Key() string }
-			if !errors.As(err, &placed) || !strings.HasPrefix(got, placed.Key()+": ") || !errors.Is(err, gateway.ErrInvalid) {
+			var placed *gateway.KeyError
+			if !errors.As(err, &placed) || !strings.HasPrefix(got, placed.Key+": ") || !errors.Is(err, gateway.ErrInvalid) {
 				t.Errorf("%v: not placed, or not invalid", err)
 			}
 		}

@@ -5,7 +5,7 @@
 //  1. Copy the directory to devices/NAME and rename the package.
 //  2. Make Config what the device's section in weir.yaml holds besides the keys that
 //     every device has (name, topic, measurements, expire_after), with yaml tags for names of
-//     more than one word, and check it in New; mistakes are codec.BadKey.
+//     more than one word, and check it in New; mistakes are gateway.BadKey.
 //  3. Write Run. The promises are in devices/driver.go; keep what does not depend on the device.
 //  4. In the test, describe how the device is played, and run devicetest.Conformance.
 //  5. Add a line to devices/kinds.go.
@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/gateway"
 )
 
 // Config is the driver's part of a device's section.
@@ -37,13 +38,13 @@ type Driver struct {
 }
 
 // New returns a driver for the file that cfg names, whose line line decodes. Errors are
-// codec.KeyErrors. The file is not touched before Run.
+// gateway.KeyErrors. The file is not touched before Run.
 func New(cfg Config, line *codec.Line) (*Driver, error) {
 	if cfg.Path == "" {
-		return nil, codec.BadKey("path", "missing; it is the file to read")
+		return nil, gateway.BadKey("path", "missing; it is the file to read")
 	}
 	if cfg.Interval < 0 {
-		return nil, codec.BadKey("interval", "%v is less than 0", cfg.Interval)
+		return nil, gateway.BadKey("interval", "%v is less than 0", cfg.Interval)
 	}
 	if cfg.Interval == 0 {
 		cfg.Interval = 10 * time.Second

@@ -10,7 +10,6 @@
 package codec
 
 import (
-	"fmt"
 	"strings"
 	"time"
 	"unicode"
@@ -47,21 +46,6 @@ const (
 	Header    = "header"    // a CSV line that repeats the column names
 	TooMany   = "too many"  // more names than a device may have
 )
-
-// KeyError is a mistake in the configuration at Key, so that whoever knows the file can
-// say where it stands.
-type KeyError struct {
-	Key string
-	Err error
-}
-
-func (e *KeyError) Error() string { return e.Key + ": " + e.Err.Error() }
-func (e *KeyError) Unwrap() error { return e.Err }
-
-// BadKey returns a KeyError.
-func BadKey(key, format string, args ...any) error {
-	return &KeyError{key, fmt.Errorf(format, args...)}
-}
 
 // MaxName bounds the bytes of a measurement's name.
 const MaxName = 128

@@ -51,15 +51,15 @@ type Line struct {
 func NewLine(format any, measurements map[string]Measurement) (*Line, error) {
 	l := &Line{measurements: measurements}
 	if key, err := l.setFormat(format); err != nil {
-		return nil, &KeyError{key, err}
+		return nil, &gateway.KeyError{Key: key, Err: err}
 	}
 	for _, name := range slices.Sorted(maps.Keys(measurements)) {
 		key := "measurements." + name
 		if err := CheckName(name); err != nil {
-			return nil, &KeyError{key, err}
+			return nil, &gateway.KeyError{Key: key, Err: err}
 		}
 		if l.fixed != nil && !slices.Contains(l.fixed, name) {
-			return nil, BadKey(key, "the format has no measurement %q; it has %s", name, strings.Join(l.fixed, ", "))
+			return nil, gateway.BadKey(key, "the format has no measurement %q; it has %s", name, strings.Join(l.fixed, ", "))
 		}
 	}
 	return l, nil

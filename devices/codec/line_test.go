@@ -153,7 +153,7 @@ func TestConfigErrors(t *testing.T) {
 		{"json", map[string]Measurement{"a+": {}}, "measurements.a+", `measurement "a+" cannot be a topic level; "a_" can`},
 	} {
 		_, err := NewLine(c.format, c.units)
-		var key *KeyError
+		var key *gateway.KeyError
 		if !errors.As(err, &key) || key.Key != c.key || key.Err.Error() != c.want {
 			t.Errorf("%v %v: %v", c.format, c.units, err)
 		}

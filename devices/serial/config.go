@@ -6,6 +6,7 @@ import (
 	"go.bug.st/serial"
 
 	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/gateway"
 )
 
 // Config is a serial device's own part of its section.
@@ -26,31 +27,31 @@ type Config struct {
 }
 
 // New returns a driver for the device that cfg describes, whose lines line decodes. Errors
-// are codec.KeyErrors. The port is not touched before Run.
+// are gateway.KeyErrors. The port is not touched before Run.
 func New(cfg Config, line *codec.Line) (*Driver, error) {
 	mode := serial.Mode{BaudRate: 9600, DataBits: 8}
 	if cfg.Port == "" {
-		return nil, codec.BadKey("port", "missing; it is a path such as /dev/serial/by-id/… or usb:VID:PID")
+		return nil, gateway.BadKey("port", "missing; it is a path such as /dev/serial/by-id/… or usb:VID:PID")
 	}
 	var usb *usbID
 	if strings.HasPrefix(cfg.Port, "usb:") {
 		id, err := parseUSB(cfg.Port)
 		if err != nil {
-			return nil, &codec.KeyError{Key: "port", Err: err}
+			return nil, &gateway.KeyError{Key: "port", Err: err}
 		}
 		usb = &id
 	} else if !strings.HasPrefix(cfg.Port, "/") {
-		return nil, codec.BadKey("port", "%q is neither an absolute path nor usb:VID:PID", cfg.Port)
+		return nil, gateway.BadKey("port", "%q is neither an absolute path nor usb:VID:PID", cfg.Port)
 	}
 	switch {
 	case cfg.Baud < 0 || cfg.Baud > 4_000_000:
-		return nil, codec.BadKey("baud", "%d is not between 1 and 4000000", cfg.Baud)
+		return nil, gateway.BadKey("baud", "%d is not between 1 and 4000000", cfg.Baud)
 	case cfg.Baud > 0:
 		mode.BaudRate = cfg.Baud
 	}
 	switch {
 	case cfg.DataBits != 0 && (cfg.DataBits < 5 || cfg.DataBits > 8):
-		return nil, codec.BadKey("data_bits", "%d is not between 5 and 8", cfg.DataBits)
+		return nil, gateway.BadKey("data_bits", "%d is not between 5 and 8", cfg.DataBits)
 	case cfg.DataBits != 0:
 		mode.DataBits = cfg.DataBits
 	}
@@ -65,14 +66,14 @@ func New(cfg Config, line *codec.Line) (*Driver, error) {
 	case "space":
 		mode.Parity = serial.SpaceParity
 	default:
-		return nil, codec.BadKey("parity", "%q is none of none, odd, even, mark, space", cfg.Parity)
+		return nil, gateway.BadKey("parity", "%q is none of none, odd, even, mark, space", cfg.Parity)
 	}
 	switch cfg.StopBits {
 	case 0, 1:
 	case 2:
 		mode.StopBits = serial.TwoStopBits
 	default:
-		return nil, codec.BadKey("stop_bits", "%d is neither 1 nor 2", cfg.StopBits)
+		return nil, gateway.BadKey("stop_bits", "%d is neither 1 nor 2", cfg.StopBits)
 	}
 	if cfg.DTR != nil || cfg.RTS != nil {
 		mode.InitialStatusBits = &serial.ModemOutputBits{
@@ -81,7 +82,7 @@ func New(cfg Config, line *codec.Line) (*Driver, error) {
 		}
 	}
 	if cfg.MaxLine < 0 || cfg.MaxLine > 65536 {
-		return nil, codec.BadKey("max_line", "%d is not between 1 and 65536", cfg.MaxLine)
+		return nil, gateway.BadKey("max_line", "%d is not between 1 and 65536", cfg.MaxLine)
 	}
 	return &Driver{path: cfg.Port, usb: usb, mode: mode, maxLine: cfg.MaxLine, line: line}, nil
 }

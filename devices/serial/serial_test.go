@@ -18,6 +18,7 @@ import (
 
 	"github.com/weir-iot/weir/devices/codec"
 	"github.com/weir-iot/weir/devices/serial/pty"
+	"github.com/weir-iot/weir/gateway"
 )
 
 // TestMain can also be another process that holds a port.
@@ -337,7 +338,7 @@ func TestConfigErrors(t *testing.T) {
 		{Config{Port: "/dev/a", MaxLine: 1 << 20}, "max_line: 1048576 is not between 1 and 65536"},
 	} {
 		_, err := New(c.cfg, nil)
-		var key *codec.KeyError
+		var key *gateway.KeyError
 		if !errors.As(err, &key) || err.Error() != c.want {
 			t.Errorf("%+v: %v", c.cfg, err)
 		}

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
@@ -32,6 +33,8 @@ type Options struct {
 	// Count says how many released events from offset from on match f.
 	Count func(from uint64, f gateway.Filters) (uint64, error)
 	State State
+	// Age is the clock that gateway.Event.Age is of.
+	Age func() time.Duration
 	// StateLost says that State was begun anew because the old one was damaged. An uplink
 	// without a cursor then begins at the journal's oldest event.
 	StateLost bool
@@ -65,7 +68,7 @@ func New(o Options) (*Bridge, error) {
 		}
 		p, err := NewPump(PumpOptions{
 			Uplink: uplink, GatewayID: o.GatewayID, Sink: sink, Hub: o.Hub, State: o.State, StateLost: o.StateLost,
-			Filters: topics[uplink], Count: o.Count, Logger: o.Logger, Observer: o.Observer,
+			Filters: topics[uplink], Count: o.Count, Age: o.Age, Logger: o.Logger, Observer: o.Observer,
 		})
 		if err != nil {
 			return nil, err

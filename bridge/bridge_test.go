@@ -26,7 +26,7 @@ func load(t *testing.T, text string, log *bridgetest.Log, hub *gateway.Hub, stat
 		t.Fatal(err)
 	}
 	return bridge.New(bridge.Options{
-		GatewayID: gw, Uplinks: c.Uplinks, Routes: c.Routes, Hub: hub, Count: log.Count, State: state,
+		GatewayID: gw, Uplinks: c.Uplinks, Routes: c.Routes, Hub: hub, Count: log.Count, State: state, Age: bridgetest.Age,
 	})
 }
 

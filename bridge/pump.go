@@ -23,6 +23,7 @@ type PumpOptions struct {
 	StateLost bool            // cursors may be missing that were there
 	Filters   gateway.Filters // the union of the uplink's routes
 	Count     func(from uint64, f gateway.Filters) (uint64, error)
+	Age       func() time.Duration // the clock that gateway.Event.Age is of
 	Logger    *slog.Logger
 	Observer  gateway.Observer
 
@@ -246,7 +247,7 @@ func (p *Pump) connect(ctx context.Context) error {
 func (p *Pump) feed(ctx context.Context, events chan<- *gateway.Event) {
 	for {
 		p.mu.Lock()
-		e, again := p.win.take(time.Now())
+		e, again := p.win.take(p.o.Age())
 		if again {
 			p.status.Retried++
 		}

@@ -42,7 +42,7 @@ func newRig(t *testing.T) *rig {
 	r := &rig{t: t, state: bridgetest.NewState(), far: &bridgetest.Memory{GatewayID: gw, Patience: 20 * time.Second}}
 	r.log, r.hub = bridgetest.NewLog("e1")
 	r.opts = bridge.PumpOptions{
-		Uplink: "far", GatewayID: gw, Sink: r.far, State: r.state, Count: r.log.Count,
+		Uplink: "far", GatewayID: gw, Sink: r.far, State: r.state, Count: r.log.Count, Age: bridgetest.Age,
 		Filters: gateway.Filters{gateway.MustFilter("up/#")},
 	}
 	return r

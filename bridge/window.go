@@ -68,14 +68,14 @@ func (w *window) add(events []*gateway.Event, end gateway.Position) {
 	}
 }
 
-// take returns the next event that is to be sent at now, or nil, and whether it was handed
+// take returns the next event that is to be sent at age, or nil, and whether it was handed
 // to the sink before. What has expired is not worth the link and is passed over.
-func (w *window) take(now time.Time) (event *gateway.Event, again bool) {
+func (w *window) take(age time.Duration) (event *gateway.Event, again bool) {
 	for ; w.next < w.popped+uint64(len(w.entries)); w.next++ {
 		e := &w.entries[w.next-w.popped]
 		switch {
 		case e.event == nil || e.outcome != waiting:
-		case e.event.Expired(now):
+		case e.event.Expired(age):
 			e.outcome = expired
 		default:
 			again = w.next < w.sent

@@ -14,7 +14,7 @@ func TestWindowAgainstModel(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		w := window{done: gateway.Position{Epoch: "e1", Offset: 10}}
-		now := time.Now()
+		now := time.Hour
 		offset := uint64(11)
 		var events []*gateway.Event
 		settled := map[*gateway.Event]bool{}
@@ -33,9 +33,9 @@ func TestWindowAgainstModel(t *testing.T) {
 				var batch []*gateway.Event
 				for range r.IntN(5) {
 					offset += uint64(r.IntN(3))
-					e := &gateway.Event{Epoch: "e1", Offset: offset, Accepted: now}
+					e := &gateway.Event{Epoch: "e1", Offset: offset, Age: now}
 					if r.IntN(10) == 0 {
-						e.Expiry, e.Accepted = time.Second, now.Add(-time.Minute)
+						e.Expiry, e.Age = time.Second, now-time.Minute
 					}
 					offset++
 					batch = append(batch, e)

@@ -61,7 +61,7 @@ type Event struct {
 	QoS     byte // 0 to 2, as the sender chose
 	Retain  bool
 
-	// Expiry is how long the event is worth delivering, counted from Accepted;
+	// Expiry is how long the event is worth delivering, counted from Age;
 	// 0 means for ever. MQTT 5 message expiry interval, §3.3.2.3.3; whole seconds there.
 	Expiry          time.Duration
 	UTF8            bool // MQTT 5 payload format indicator, §3.3.2.3.2
@@ -72,8 +72,16 @@ type Event struct {
 
 	Origin   Origin
 	Accepted time.Time // when Weir took it in; wall clock, so only data
-	Source   time.Time // when the device says it measured; zero if it does not say
-	Quality  Quality
+	// Age is the same moment on the gateway's own clock, which the journal keeps: it grows with
+	// the offset, goes on over restarts and never jumps. Whatever is counted in time, expiry,
+	// retention, thinning, is counted in it. Whole milliseconds.
+	Age time.Duration
+	// Boot counts the boots of the machine in this data directory.
+	Boot uint32
+	// ClockTrusted tells whether the wall clock was synchronised when Accepted was stamped.
+	ClockTrusted bool
+	Source       time.Time // when the device says it measured; zero if it does not say
+	Quality      Quality
 
 	// PacketID is the publisher's packet identifier of a QoS 2 publish, 0 otherwise.
 	// It travels in the event's own frame, so that the two are stored as one.
@@ -103,9 +111,14 @@ func (e *Event) Size() int {
 	return n
 }
 
-// Expired tells whether e was no longer worth delivering at now.
-func (e *Event) Expired(now time.Time) bool {
-	return e.Expiry > 0 && now.Sub(e.Accepted) >= e.Expiry
+// Expired tells whether e is no longer worth delivering when the gateway's clock is at age.
+func (e *Event) Expired(age time.Duration) bool {
+	return e.Expiry > 0 && age-e.Age >= e.Expiry
+}
+
+// Left is what remains of the expiry then; it makes sense for an event that has one.
+func (e *Event) Left(age time.Duration) time.Duration {
+	return min(e.Expiry-(age-e.Age), e.Expiry)
 }
 
 // Position is a place in the journal's history, written "epoch:offset". As a

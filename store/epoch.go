@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -41,6 +42,7 @@ type table struct {
 	clean   uint64 // the next offset when the journal was stopped properly; else 0
 	last    uint64 // and the last that was written then
 	suspect bool   // a sync failed: what the kernel shows of the tail may not be on disk
+	age     ageMark
 }
 
 const (
@@ -95,6 +97,12 @@ func (t *table) encode() []byte {
 	b = binary.AppendUvarint(b, t.clean)
 	b = binary.AppendUvarint(b, t.last)
 	b = append(b, flag(t.suspect))
+	b = binary.AppendUvarint(b, uint64(t.age.boot))
+	b = binary.AppendVarint(b, int64(t.age.base))
+	b = binary.AppendVarint(b, int64(t.age.last))
+	b = binary.AppendUvarint(b, uint64(t.age.seen.boot))
+	b = appendTime(b, t.age.seen.wall)
+	b = binary.AppendVarint(b, int64(t.age.seen.age))
 	b = binary.AppendUvarint(b, uint64(len(t.epochs)))
 	for _, e := range t.epochs {
 		b = appendString(b, e.name)
@@ -139,6 +147,8 @@ func decodeTable(b []byte) (*table, error) {
 		seq: d.uvarint(), boot: d.string(), machine: d.string(), inode: d.uvarint(),
 		reserve: d.uvarint(), clean: d.uvarint(), last: d.uvarint(), suspect: d.byte() == 1,
 	}
+	t.age = ageMark{boot: uint32(d.uvarint()), base: time.Duration(d.varint()), last: time.Duration(d.varint())}
+	t.age.seen = sighting{boot: uint32(d.uvarint()), wall: d.time(), age: time.Duration(d.varint())}
 	for range d.uvarint() {
 		if d.err != nil {
 			break

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"math"
 	"time"
 
 	"github.com/weir-iot/weir/gateway"
@@ -78,6 +79,8 @@ const (
 	flagUTF8
 	flagAccepted
 	flagSource
+	flagAge
+	flagTrusted
 )
 
 // appendBody appends e as the body of a frame. The topic comes first so that a reader
@@ -97,7 +100,17 @@ func appendBody(b []byte, e *gateway.Event) []byte {
 	if !e.Source.IsZero() {
 		flags |= flagSource
 	}
+	if e.Boot != 0 {
+		flags |= flagAge
+	}
+	if e.ClockTrusted {
+		flags |= flagTrusted
+	}
 	b = append(b, flags, byte(e.Quality))
+	if flags&flagAge != 0 {
+		b = binary.AppendUvarint(b, uint64(e.Boot))
+		b = binary.AppendUvarint(b, uint64(e.Age/time.Millisecond))
+	}
 	if flags&flagAccepted != 0 {
 		b = appendTime(b, e.Accepted)
 	}
@@ -142,6 +155,19 @@ func bodyTopic(body []byte) ([]byte, error) {
 	return topic, d.err
 }
 
+// bodyAge is the age of body, 0 if it has none.
+func bodyAge(body []byte) time.Duration {
+	d := decoder{rest: body}
+	d.bytes()
+	flags := d.byte()
+	d.byte()
+	if flags&flagAge == 0 {
+		return 0
+	}
+	d.uvarint()
+	return time.Duration(d.uvarint()) * time.Millisecond
+}
+
 // decodeBody is appendBody undone. Nothing of the event shares memory with body.
 func decodeBody(body []byte, kind gateway.Kind) (*gateway.Event, error) {
 	if len(body) == 0 || body[len(body)-1] != endMark {
@@ -153,7 +179,15 @@ func decodeBody(body []byte, kind gateway.Kind) (*gateway.Event, error) {
 	e.QoS = flags & 3
 	e.Retain = flags&flagRetain != 0
 	e.UTF8 = flags&flagUTF8 != 0
+	e.ClockTrusted = flags&flagTrusted != 0
 	e.Quality = gateway.Quality(d.byte())
+	if flags&flagAge != 0 {
+		boot, ms := d.uvarint(), d.uvarint()
+		if boot == 0 || boot > math.MaxUint32 || ms > math.MaxInt64/uint64(time.Millisecond) {
+			return nil, errBody
+		}
+		e.Boot, e.Age = uint32(boot), time.Duration(ms)*time.Millisecond
+	}
 	if flags&flagAccepted != 0 {
 		e.Accepted = d.time()
 	}

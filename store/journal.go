@@ -38,6 +38,7 @@ type Options struct {
 
 	// For tests. BootID and MachineID name the running boot and the machine.
 	BootID, MachineID func() string
+	Clock             Clock
 	Disk              Disk
 }
 
@@ -73,6 +74,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MachineID == nil {
 		o.MachineID = machineID
 	}
+	if o.Clock == nil {
+		o.Clock = OSClock{}
+	}
 	if o.Disk == nil {
 		o.Disk = OSDisk{}
 	}
@@ -97,6 +101,7 @@ type Journal struct {
 	table  *table
 	tables *tableStore
 	epoch  string
+	age    *age
 
 	segs    atomic.Pointer[[]*segment] // oldest first; replaced, never changed
 	next    atomic.Uint64              // the next offset to give out
@@ -162,6 +167,7 @@ func (j *Journal) Append(ctx context.Context, e *gateway.Event, need gateway.Dur
 	if e.Kind > gateway.Change {
 		return gateway.Errorf(gateway.ErrInvalid, "entry of unknown kind %d", e.Kind)
 	}
+	e.Age, e.Boot, e.ClockTrusted = j.age.now()
 	lent := bodies.Get().(*[]byte)
 	buf := appendBody(append((*lent)[:0], make([]byte, frameHeader)...), e)
 	defer func() {
@@ -232,6 +238,12 @@ func (j *Journal) fail(err error) error {
 
 // Epoch is the name of the history that is being written.
 func (j *Journal) Epoch() string { return j.epoch }
+
+// Age is the gateway's own clock, see gateway.Event.Age.
+func (j *Journal) Age() time.Duration {
+	now, _, _ := j.age.now()
+	return now
+}
 
 // Next is the offset after the last entry that was recovered or written.
 func (j *Journal) Next() uint64 { return j.next.Load() }

@@ -23,6 +23,7 @@ type tail struct {
 	next   uint64
 	last   uint64 // 0 if there is no frame
 	frames int
+	age    time.Duration // of the last entry
 	build  *indexBuilder
 	// broken off: what is torn is the beginning of one frame and zeros behind, as a
 	// process leaves it that is killed inside write(2). It was never released.
@@ -83,7 +84,12 @@ func (j *Journal) recover() error {
 		t.reserve += reserveStep
 		next = t.current().first
 	}
-	t.boot, t.machine, t.clean, t.suspect = boot, machine, 0, false
+	lastAge := time.Duration(0)
+	if tl != nil {
+		lastAge = tl.age
+	}
+	j.age = newAge(j.o.Clock, t.age, sameBoot, lastAge)
+	t.boot, t.machine, t.clean, t.suspect, t.age = boot, machine, 0, false, j.age.mark()
 	if j.tables == nil {
 		if j.tables, err = createTable(j.disk, j.o.Dir, t); err != nil {
 			return err
@@ -238,6 +244,7 @@ func scanTail(s *segment, f File, size int64, h segHeader) *tail {
 		topic, _ := bodyTopic(fr.body)
 		tl.build.add(fr.kind, string(topic), fr.offset, fr.pos)
 		tl.frames++
+		tl.age = max(tl.age, bodyAge(fr.body))
 		tl.last, tl.next = fr.offset, fr.offset+1
 	}
 	tl.end = sc.done

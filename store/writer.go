@@ -387,7 +387,7 @@ func (w *writer) reserve(n uint64) error {
 		return gateway.Errorf(gateway.ErrFull, "the journal has used up its offsets")
 	}
 	old := w.table.reserve
-	w.table.reserve = next + n + reserveStep
+	w.table.reserve, w.table.age = next+n+reserveStep, w.age.mark()
 	if err := w.tables.save(w.table); err != nil {
 		w.table.reserve = old
 		return gateway.Errorf(writeKind(err), "reserve offsets: %w", err)
@@ -422,7 +422,7 @@ func (j *Journal) release(releases <-chan release, to Releaser) {
 func (j *Journal) markClean() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.table.clean, j.table.last = j.next.Load(), j.last
+	j.table.clean, j.table.last, j.table.age = j.next.Load(), j.last, j.age.mark()
 	if err := j.tables.save(j.table); err != nil {
 		return gateway.Errorf(writeKind(err), "mark the journal as stopped: %w", err)
 	}

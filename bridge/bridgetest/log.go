@@ -10,6 +10,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -34,11 +35,17 @@ func NewLog(epoch string) (*Log, *gateway.Hub) {
 	return l, l.hub
 }
 
-// Append stores the events in order.
+// Age is the clock of every Log; in a synctest bubble it is the bubble's.
+func Age() time.Duration { return time.Duration(time.Now().UnixNano()) }
+
+// Append stores the events in order, stamped with Age unless they have one.
 func (l *Log) Append(events ...*gateway.Event) {
 	l.mu.Lock()
 	for _, e := range events {
 		e.Epoch, e.Offset = l.epoch, l.next
+		if e.Age == 0 {
+			e.Age = Age()
+		}
 		l.next++
 		l.events = append(l.events, e)
 	}

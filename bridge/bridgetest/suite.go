@@ -115,7 +115,7 @@ type world struct {
 // start starts a pump as a new process would.
 func (w *world) start() error {
 	p, err := bridge.NewPump(bridge.PumpOptions{
-		Uplink: "far", GatewayID: GatewayID, Sink: w.sink, Hub: w.hub, State: w.state,
+		Uplink: "far", GatewayID: GatewayID, Sink: w.sink, Hub: w.hub, State: w.state, Age: Age,
 		Filters: gateway.Filters{gateway.MustFilter("up/#")}, Logger: slog.New(slog.DiscardHandler),
 		MinPause: time.Millisecond, MaxPause: 20 * time.Millisecond,
 		CommitEvery: 5 * time.Millisecond, DrainTimeout: 500 * time.Millisecond,

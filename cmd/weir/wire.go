@@ -93,6 +93,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Ingest:   ingest.Ingest,
 		State:    a.state,
 		Replay:   a.journal.Replay,
+		Age:      a.journal.Age,
 		Logger:   log.With("part", "broker"),
 		Observer: observer,
 	})
@@ -120,6 +121,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Routes:    cfg.Routes,
 		Hub:       a.hub,
 		Count:     a.journal.Count,
+		Age:       a.journal.Age,
 		State:     a.state,
 		StateLost: a.state.Lost(),
 		Logger:    log.With("part", "bridge"),

@@ -56,8 +56,8 @@ type target struct {
 // messages that State and the journal hold.
 func New(o Options) (*Broker, error) {
 	o.setDefaults()
-	if o.Auth == nil || o.Ingest == nil || o.State == nil || o.Replay == nil {
-		return nil, errors.New("broker: Auth, Ingest, State and Replay are required")
+	if o.Auth == nil || o.Ingest == nil || o.State == nil || o.Replay == nil || o.Age == nil {
+		return nil, errors.New("broker: Auth, Ingest, State, Replay and Age are required")
 	}
 	m, err := newMochi(o)
 	if err != nil {
@@ -86,8 +86,8 @@ func (b *Broker) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case now := <-second.C:
 			b.tick(now)
-		case now := <-checkpoint.C:
-			b.sweep(now)
+		case <-checkpoint.C:
+			b.sweep()
 			due = true
 		case <-b.early:
 			due = true
@@ -223,7 +223,7 @@ func (b *Broker) deliver(e *gateway.Event) {
 		default:
 		}
 	}
-	if e.Kind != gateway.Data || e.Expired(time.Now()) {
+	if e.Kind != gateway.Data || e.Expired(b.o.Age()) {
 		return
 	}
 	b.round++

@@ -114,22 +114,21 @@ func TestPropertiesAreForwarded(t *testing.T) {
 }
 
 func TestExpiryCountsDown(t *testing.T) {
-	now := time.Now()
-	e := &gateway.Event{Topic: "a", Expiry: 10 * time.Second, Accepted: now}
+	e := &gateway.Event{Topic: "a", Expiry: 10 * time.Second, Age: time.Hour}
 	for after, want := range map[time.Duration]byte{0: 10, 3 * time.Second: 7, 3500 * time.Millisecond: 7, 9999 * time.Millisecond: 1} {
-		got := appendPublish(nil, v5, message{event: e}, now.Add(after))
+		got := appendPublish(nil, v5, message{event: e}, time.Hour+after)
 		if want := packet(0x30, 0, 1, 'a', 5, propExpiry, 0, 0, 0, want); !bytes.Equal(got, want) {
 			t.Errorf("after %v: % X", after, got)
 		}
 	}
 	r := newRig(t, Options{})
 	r.b.mu.Lock()
-	r.b.retained["old"] = &gateway.Event{Topic: "old", Payload: []byte("x"), Retain: true, Expiry: time.Second, Accepted: now.Add(-time.Minute)}
+	r.b.retained["old"] = &gateway.Event{Topic: "old", Payload: []byte("x"), Retain: true, Expiry: time.Second, Age: fakeAge() - time.Minute}
 	r.b.mu.Unlock()
 	c := r.client(v5, "s")
 	c.subscribe(packets.Subscription{Filter: "#"})
 	c.nothing()
-	r.b.sweep(now)
+	r.b.sweep()
 	if len(r.b.retained) != 0 {
 		t.Fatal("an expired retained message is kept")
 	}

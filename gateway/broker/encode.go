@@ -90,7 +90,7 @@ type message struct {
 
 // appendPublish appends m as a PUBLISH packet. The message expiry interval is what is
 // left of it at now, MQTT 5 §3.3.2.3.3.
-func appendPublish(b []byte, version byte, m message, now time.Time) []byte {
+func appendPublish(b []byte, version byte, m message, age time.Duration) []byte {
 	e := m.event
 	size := 2 + len(e.Topic) + len(e.Payload)
 	if m.qos > 0 {
@@ -116,7 +116,7 @@ func appendPublish(b []byte, version byte, m message, now time.Time) []byte {
 	}
 	if version == v5 {
 		b = appendVarint(b, props)
-		b = appendProperties(b, e, m.subIDs, now)
+		b = appendProperties(b, e, m.subIDs, age)
 	}
 	return append(b, e.Payload...)
 }
@@ -146,12 +146,12 @@ func propertiesLen(e *gateway.Event, subIDs []uint32) int {
 	return n
 }
 
-func appendProperties(b []byte, e *gateway.Event, subIDs []uint32, now time.Time) []byte {
+func appendProperties(b []byte, e *gateway.Event, subIDs []uint32, age time.Duration) []byte {
 	if e.UTF8 {
 		b = append(b, propFormat, 1)
 	}
 	if e.Expiry > 0 {
-		left := (e.Expiry - now.Sub(e.Accepted) + time.Second - 1) / time.Second
+		left := (e.Left(age) + time.Second - 1) / time.Second
 		b = append(b, propExpiry)
 		b = binary.BigEndian.AppendUint32(b, uint32(max(left, 1)))
 	}

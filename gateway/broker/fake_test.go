@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -32,6 +33,9 @@ type fakeEntry struct {
 	done func(error)
 }
 
+// fakeAge is the journal's clock; in a synctest bubble it is the bubble's.
+func fakeAge() time.Duration { return time.Duration(time.Now().UnixNano()) }
+
 func newFakeJournal(kept []*gateway.Event) *fakeJournal {
 	j := &fakeJournal{kept: kept, next: 1, stopped: make(chan struct{})}
 	if n := len(kept); n > 0 {
@@ -50,6 +54,7 @@ func (j *fakeJournal) Append(_ context.Context, e *gateway.Event, need gateway.D
 	if j.refuse != nil {
 		return j.refuse
 	}
+	e.Age = fakeAge()
 	j.queue = append(j.queue, fakeEntry{e, need, done})
 	j.wake.Signal()
 	j.moved.Broadcast()

@@ -32,6 +32,8 @@ type Options struct {
 	// Replay calls fn for every entry of the journal from an offset on, Change entries
 	// included; required. New uses it to catch up from what State reflects.
 	Replay func(from uint64, fn func(*gateway.Event) error) error
+	// Age is the clock that gateway.Event.Age is of; required. Expiry is counted in it.
+	Age func() time.Duration
 
 	Logger   *slog.Logger     // nil discards
 	Observer gateway.Observer // told of connections and drops

@@ -136,15 +136,15 @@ func (s *session) open(qos byte) bool {
 
 // send puts it on the wire. It returns false when the wire has no room.
 func (s *session) send(it item, enc *encoding) bool {
-	now := time.Now()
-	if it.event.Expired(now) {
+	age := s.b.o.Age()
+	if it.event.Expired(age) {
 		return true
 	}
 	m := message{event: it.event, qos: it.qos, retain: it.retain, subIDs: it.subIDs}
 	if m.qos > 0 {
 		m.id = s.freeID()
 	}
-	packet := enc.encode(&s.buf, s.version, m, now)
+	packet := enc.encode(&s.buf, s.version, m, age)
 	switch ok, fits := s.transmit(packet); {
 	case !fits:
 		return true // as if it had been sent: MQTT 5 §3.1.2.11.4
@@ -228,7 +228,7 @@ func (s *session) sendAgain(f *sent) bool {
 		return ok
 	}
 	m := message{event: f.event, qos: f.qos, retain: f.retain, dup: true, id: f.id, subIDs: f.subIDs}
-	s.buf = appendPublish(s.buf[:0], s.version, m, time.Now())
+	s.buf = appendPublish(s.buf[:0], s.version, m, s.b.o.Age())
 	ok, fits := s.transmit(s.buf)
 	return ok || !fits
 }
@@ -275,18 +275,18 @@ func (s *session) acked(c *conn, kind byte, id uint16, code byte) {
 // are made once: QoS 0, no subscription identifier, not retained, v3.1.1 and v5.
 type encoding struct{ v4, v5 []byte }
 
-func (enc *encoding) encode(buf *[]byte, version byte, m message, now time.Time) []byte {
+func (enc *encoding) encode(buf *[]byte, version byte, m message, age time.Duration) []byte {
 	if enc != nil && m.qos == 0 && !m.retain && m.subIDs == nil {
 		form := &enc.v4
 		if version == v5 {
 			form = &enc.v5
 		}
 		if len(*form) == 0 {
-			*form = appendPublish(*form, version, m, now)
+			*form = appendPublish(*form, version, m, age)
 		}
 		return *form
 	}
-	*buf = appendPublish((*buf)[:0], version, m, now)
+	*buf = appendPublish((*buf)[:0], version, m, age)
 	return *buf
 }
 

@@ -71,6 +71,7 @@ func (r *rig) start(kept []*gateway.Event) {
 		o.Ingest = g.Ingest
 	}
 	o.State = r.state
+	o.Age = fakeAge
 	o.Logger = slog.New(slog.NewTextHandler(lockedWriter{r}, nil))
 	o.Replay = func(from uint64, fn func(*gateway.Event) error) error {
 		for _, e := range kept {

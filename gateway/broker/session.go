@@ -30,8 +30,9 @@ type session struct {
 	// The durable part.
 	user     string
 	version  byte
-	expiry   uint32    // seconds after the connection's end
-	closedAt time.Time // zero while connected
+	expiry   uint32        // seconds after the connection's end
+	closedAt time.Time     // zero while connected
+	closed   time.Duration // the same on the gateway's own clock
 	subs     map[string]subscription
 	stored   map[uint16]struct{} // QoS 2 identifiers stored and not released
 

@@ -122,10 +122,10 @@ func (b *Broker) change(e *gateway.Event, ch change) {
 		b.dirty[sessionKey(id)] = id
 	case opResume:
 		b.update(id, func(s *session) {
-			s.user, s.version, s.expiry, s.closedAt = e.Origin.User, ch.Version, ch.Expiry, time.Time{}
+			s.user, s.version, s.expiry, s.closedAt, s.closed = e.Origin.User, ch.Version, ch.Expiry, time.Time{}, 0
 		})
 	case opClose:
-		b.update(id, func(s *session) { s.expiry, s.closedAt = ch.Expiry, ch.At })
+		b.update(id, func(s *session) { s.expiry, s.closedAt, s.closed = ch.Expiry, ch.At, e.Age })
 	case opEnd:
 		b.update(id, func(s *session) {
 			if s.opened == ch.Session {
@@ -184,6 +184,7 @@ type sessionRecord struct {
 	Version  byte           `json:"version"`
 	Expiry   uint32         `json:"expiry"`
 	ClosedAt time.Time      `json:"closed_at,omitzero"`
+	Closed   time.Duration  `json:"closed_age,omitzero"`
 	Subs     []subscription `json:"subs,omitempty"`
 	Stored   []uint16       `json:"stored,omitempty"` // QoS 2 identifiers not released
 }
@@ -221,7 +222,7 @@ func (b *Broker) record(key, name string) any {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := sessionRecord{ID: s.id, Opened: s.opened, User: s.user, Version: s.version, Expiry: s.expiry, ClosedAt: s.closedAt,
+	r := sessionRecord{ID: s.id, Opened: s.opened, User: s.user, Version: s.version, Expiry: s.expiry, ClosedAt: s.closedAt, Closed: s.closed,
 		Stored: slices.Sorted(maps.Keys(s.stored))}
 	for _, filter := range slices.Sorted(maps.Keys(s.subs)) {
 		r.Subs = append(r.Subs, s.subs[filter])
@@ -313,9 +314,9 @@ func (b *Broker) load(now time.Time) error {
 		return fmt.Errorf("roll the broker's state forward: %w", err)
 	}
 	for _, s := range b.sessions {
-		since := now // connected when the process ended, or the clock has gone back
-		if !s.closedAt.IsZero() && s.closedAt.Before(now) {
-			since = s.closedAt
+		since := now // connected when the process ended
+		if !s.closedAt.IsZero() {
+			since = now.Add(s.closed - b.o.Age())
 		}
 		s.deadline = since.Add(time.Duration(s.expiry) * time.Second)
 	}
@@ -324,7 +325,7 @@ func (b *Broker) load(now time.Time) error {
 
 func (b *Broker) restore(r sessionRecord) {
 	s := newSession(b, r.ID, true)
-	s.opened, s.user, s.version, s.expiry, s.closedAt = r.Opened, r.User, r.Version, r.Expiry, r.ClosedAt
+	s.opened, s.user, s.version, s.expiry, s.closedAt, s.closed = r.Opened, r.User, r.Version, r.Expiry, r.ClosedAt, r.Closed
 	for _, id := range r.Stored {
 		s.stored[id] = struct{}{}
 	}
@@ -337,11 +338,12 @@ func (b *Broker) restore(r sessionRecord) {
 
 // sweep forgets retained messages that have expired. Their removal is no change of
 // the view: whoever reads one looks at its expiry.
-func (b *Broker) sweep(now time.Time) {
+func (b *Broker) sweep() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	age := b.o.Age()
 	for topic, e := range b.retained {
-		if e.Expired(now) {
+		if e.Expired(age) {
 			delete(b.retained, topic)
 			b.dirty[retainedKey(topic)] = topic
 		}

@@ -114,7 +114,13 @@ func testTornTail(t *testing.T, open Open) {
 	}{
 		{"cut", func(b []byte, at int) []byte { return b[:at] }, false},
 		{"zeroed", func(b []byte, at int) []byte { clear(b[at:]); return b }, true},
-		{"garbled", func(b []byte, at int) []byte { rand.New(rand.NewSource(int64(at))).Read(b[at:end]); return b }, false},
+		{"garbled", func(b []byte, at int) []byte {
+			rand.New(rand.NewSource(int64(at))).Read(b[at:end])
+			if at < end {
+				b[end-1] |= 1 // a zero would look like a write that was broken off
+			}
+			return b
+		}, false},
 	} {
 		for at := end - 200; at <= end; at++ {
 			before.restore(t, o.Dir)

@@ -13,10 +13,14 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
-	"sort"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,13 +34,15 @@ type Options struct {
 	Uplinks   map[string]config.Section
 	Routes    map[string]config.Route
 	Hub       *gateway.Hub
-	// Count says how many released events from offset from on match f.
-	Count func(from uint64, f gateway.Filters) (uint64, error)
+	// Count says how many released events with from <= offset < to match m.
+	Count func(from, to uint64, m gateway.Matcher) (uint64, error)
 	State State
+	// Backlog is where events go that the journal has no room for any more; nil: nowhere.
+	Backlog Backlog
 	// Age is the clock that gateway.Event.Age is of.
 	Age func() time.Duration
-	// StateLost says that State was begun anew because the old one was damaged. An uplink
-	// without a cursor then begins at the journal's oldest event.
+	// StateLost says that State was begun anew because the old one was damaged. A route
+	// without a cursor then begins at the oldest event there is.
 	StateLost bool
 	Logger    *slog.Logger
 	Observer  gateway.Observer
@@ -44,43 +50,119 @@ type Options struct {
 
 // Bridge is all uplinks.
 type Bridge struct {
-	pumps []*Pump // in order of uplink id
+	pumps   []*Pump // in order of uplink id
+	holders []Holder
 }
 
-// New makes a pump for each uplink. An uplink without a stored cursor begins at the journal's
+// Holder is a route as the keeper of the journal sees it.
+type Holder struct {
+	Name   string // "<uplink>/<route>"
+	Match  gateway.Matcher
+	Policy config.Retention
+	// Committed is the offset up to which everything is done with, also after a crash.
+	Committed func() uint64
+	// Read is the offset up to which events were read and may be on their way.
+	Read func() uint64
+}
+
+// New makes a pump for each uplink. A route without a stored cursor begins at the journal's
 // end as it is now, so New belongs before anything takes events in. Errors in
 // the config have their place in the file.
 func New(o Options) (*Bridge, error) {
-	topics := map[string]gateway.Filters{}
-	for name, r := range o.Routes {
+	routes := map[string][]string{} // of each uplink, in the order in which they are asked
+	for id, r := range o.Routes {
 		if _, ok := o.Uplinks[r.Uplink]; !ok {
-			return nil, gateway.Errorf(gateway.ErrInvalid, "route %q leads to uplink %q, which does not exist", name, r.Uplink)
+			return nil, gateway.Errorf(gateway.ErrInvalid, "route %q leads to uplink %q, which does not exist", id, r.Uplink)
 		}
-		topics[r.Uplink] = append(topics[r.Uplink], r.Topics...)
+		routes[r.Uplink] = append(routes[r.Uplink], id)
 	}
 	b := &Bridge{}
 	var wrong []error
-	for uplink, section := range o.Uplinks {
-		kind, sink, err := newSink(section, deps{gatewayID: o.GatewayID, key: byTopic})
-		if err != nil {
-			wrong = append(wrong, err)
-			continue
-		}
-		p, err := NewPump(PumpOptions{
-			Uplink: uplink, GatewayID: o.GatewayID, Sink: sink, Hub: o.Hub, State: o.State, StateLost: o.StateLost,
-			Filters: topics[uplink], Count: o.Count, Age: o.Age, Logger: o.Logger, Observer: o.Observer,
+	for _, uplink := range slices.Sorted(maps.Keys(o.Uplinks)) {
+		ids := routes[uplink]
+		slices.SortFunc(ids, func(a, b string) int {
+			return cmp.Or(cmp.Compare(o.Routes[b].Weight(), o.Routes[a].Weight()), strings.Compare(a, b))
 		})
-		if err != nil {
-			return nil, err
+		if err := b.add(o, uplink, ids); err != nil {
+			wrong = append(wrong, err)
 		}
-		p.status.Sink = kind
-		b.pumps = append(b.pumps, p)
 	}
-	sort.Slice(b.pumps, func(i, j int) bool { return b.pumps[i].o.Uplink < b.pumps[j].o.Uplink })
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)
 	}
 	return b, nil
+}
+
+// add makes the pump of one uplink.
+func (b *Bridge) add(o Options, uplink string, ids []string) error {
+	po := PumpOptions{
+		Uplink: uplink, GatewayID: o.GatewayID, Hub: o.Hub, State: o.State, Backlog: o.Backlog, StateLost: o.StateLost,
+		Count: o.Count, Age: o.Age, Logger: o.Logger, Observer: o.Observer,
+	}
+	lanes := 1
+	for _, id := range ids {
+		r := o.Routes[id]
+		key, err := ParseKey(r.Key)
+		if err != nil {
+			return fmt.Errorf("route %q: %w", id, err)
+		}
+		lanes = max(lanes, r.Lanes)
+		po.Routes = append(po.Routes, Route{
+			ID: id, Match: r.Topics, Key: key, Lanes: r.Lanes, Weight: r.Weight(), TTL: r.TTL,
+			Events: r.Limit.Events, Bytes: int(r.Limit.Bytes), DeadAfter: r.DeadAfter,
+		})
+	}
+	kind := ""
+	for n := range lanes {
+		name, sink, err := newSink(o.Uplinks[uplink], deps{gatewayID: o.GatewayID, key: keyOf(po.Routes), lane: n})
+		if err != nil {
+			return err
+		}
+		kind, po.Sinks = name, append(po.Sinks, sink)
+	}
+	p, err := NewPump(po)
+	if err != nil {
+		return err
+	}
+	p.status.Sink = kind
+	b.pumps = append(b.pumps, p)
+	for _, s := range p.sources {
+		b.holders = append(b.holders, Holder{
+			Name: s.holder, Match: s.route.Match, Policy: o.Routes[s.route.ID].Retention,
+			Committed: func() uint64 {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				return s.committed.Offset
+			},
+			Read: func() uint64 { return s.cursor.Position().Offset },
+		})
+	}
+	return nil
+}
+
+// keyOf is the ordering key of an event by the route that brings it.
+func keyOf(routes []Route) func(*gateway.Event) string {
+	return func(e *gateway.Event) string {
+		for _, r := range routes {
+			if r.Match.Match(e.Topic) {
+				return r.withDefaults().Key(e)
+			}
+		}
+		return e.Topic
+	}
+}
+
+// Holders are all routes, for who lets go of segments.
+func (b *Bridge) Holders() []Holder { return b.holders }
+
+// Pump returns the pump of an uplink, or nil.
+func (b *Bridge) Pump(uplink string) *Pump {
+	for _, p := range b.pumps {
+		if p.o.Uplink == uplink {
+			return p
+		}
+	}
+	return nil
 }
 
 // Run sends until ctx ends; see [Pump.Run] for how it stops.

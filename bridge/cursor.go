@@ -2,28 +2,41 @@ package bridge
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
 
-// Cursor is an uplink's place in what it still has to send. One goroutine calls Next and
+// Cursor is a route's place in what it still has to send. One goroutine calls Next and
 // Position, another may call Commit.
 type Cursor interface {
 	// Next waits for events behind those it returned before, oldest first, and
 	// only for events that are on stable storage. A gap in the batch lies before its
 	// events and has been passed. A batch without either says that Position may
-	// have grown. The error is ctx's, or the journal's, and then Next may be
-	// called again.
+	// have grown. The error is ctx's, or the store's, and then Next may be
+	// called again; io.EOF says that there will never be more.
 	Next(ctx context.Context) (gateway.Batch, error)
 	// Position is the last place that Next has passed.
 	Position() gateway.Position
-	// Commit stores that everything up to and including at is done with. After a restart
-	// the cursor goes on behind it. It may be called late or not at all, which
-	// costs repeats; it must never be called early, which costs events.
-	Commit(at gateway.Position) error
+	// Commit stores that everything up to and including c.Position is done with, and what has
+	// become of it. After a restart the cursor goes on behind it. It may be called
+	// late or not at all, which costs repeats; it must never be called early, which costs events.
+	Commit(c Commit) error
+}
+
+// Commit is what a cursor remembers. Counts are of all time.
+type Commit struct {
+	Position  gateway.Position  `json:"-"`
+	At        string            `json:"at"` // Position as text
+	Delivered uint64            `json:"delivered"`
+	Expired   uint64            `json:"expired,omitempty"`
+	Dead      uint64            `json:"dead,omitempty"`    // moved to the dead letters
+	Damaged   uint64            `json:"damaged,omitempty"` // lost to damage of the journal
+	Dropped   map[string]uint64 `json:"-"`                 // by the reservoir; it keeps these itself
 }
 
 // State is keyed and small and survives: store.State is one.
@@ -34,66 +47,152 @@ type State interface {
 	Apply(bucket string, changes map[string][]byte) error
 }
 
-// cursors is the bucket of State that holds a position for each uplink id.
+// Backlog is where what a holder needs goes when the journal's window has passed. All of it lies
+// before what the journal still has.
+type Backlog interface {
+	// Read returns the holder's events from offset from on, oldest first. If it has none
+	// left, the batch is empty and its Next is Mark or from. What was lost to damage is a gap.
+	Read(holder string, from uint64) (gateway.Batch, error)
+	// Mark is the offset below which all that the holder needs is in the backlog, or was dropped by
+	// its policy. It grows before the journal lets go of anything.
+	Mark(holder string) uint64
+	// Release says that everything up to and including upTo is done with.
+	Release(holder string, upTo uint64) error
+	// Count is how many events the holder has there, their bytes, and the age of the oldest.
+	Count(holder string) BacklogCount
+}
+
+// BacklogCount is how much of a holder is in the backlog.
+type BacklogCount struct {
+	Events  uint64
+	Bytes   int64
+	Oldest  time.Duration     // gateway.Event.Age of the first
+	Dropped map[string]uint64 // by reason, of all time
+}
+
+// cursors is the bucket of State that holds a Commit for each "<uplink>/<route>".
 const cursors = "cursors"
 
 // passEvery is how often a cursor whose events do not come looks up, so that its position
 // moves over what others write.
 const passEvery = 30 * time.Second
 
-// journalCursor reads the journal through the hub.
-type journalCursor struct {
-	uplink string
-	state  State
-	reader *gateway.Reader
-	gap    *gateway.Gap // what the stored position could not be continued over
+// storeCursor reads the backlog first and then the journal, through the hub.
+type storeCursor struct {
+	holder  string
+	state   State
+	hub     *gateway.Hub
+	backlog Backlog
+	want    gateway.Matcher
+	gap     *gateway.Gap // what the stored position could not be continued over
+	reader  *gateway.Reader
+	next    atomic.Uint64 // everything below was returned
 }
 
-// OpenCursor returns the uplink's cursor: where it was, or, for an uplink that has
-// none, at the journal's end; or at its beginning if cursors were lost, for then the uplink may not be
+// openCursor returns the cursor of a holder: where it was, or, for one that has none, at the
+// journal's end; or at the oldest there is if cursors were lost, for then the holder may not be
 // new, and repeats are better than loss. That first position is stored before
-// OpenCursor returns, so an uplink misses nothing of what is accepted afterwards, whatever happens.
-func OpenCursor(hub *gateway.Hub, state State, lost bool, uplink string, filters gateway.Filters, log *slog.Logger) (Cursor, gateway.Position, error) {
-	c := &journalCursor{uplink: uplink, state: state}
-	value, ok, err := state.Get(cursors, uplink)
+// openCursor returns, so that nothing of what is accepted afterwards is missed, whatever happens.
+func openCursor(hub *gateway.Hub, state State, backlog Backlog, lost bool, holder string, want gateway.Matcher, log *slog.Logger) (*storeCursor, Commit, error) {
+	c := &storeCursor{holder: holder, state: state, hub: hub, backlog: backlog, want: want}
+	value, ok, err := state.Get(cursors, holder)
 	if err != nil {
-		return nil, gateway.Position{}, fmt.Errorf("read the cursor of uplink %q: %w", uplink, err)
+		return nil, Commit{}, fmt.Errorf("read the cursor of %q: %w", holder, err)
 	}
+	var at Commit
 	var from uint64
-	if ok {
-		at, err := gateway.ParsePosition(string(value))
-		if err != nil {
-			return nil, gateway.Position{}, fmt.Errorf("cursor of uplink %q: %w", uplink, err)
+	switch {
+	case ok:
+		if at, err = ParseCommit(value); err != nil {
+			return nil, Commit{}, fmt.Errorf("cursor of %q: %w", holder, err)
 		}
-		from, c.gap = hub.Resume(at)
-	} else if lost {
-		log.Warn("the uplink's place was lost with the state; it sends the whole journal again, under the same ids", "uplink", uplink)
-	} else {
+		from, c.gap = hub.Resume(at.Position)
+		if mark := backlog.Mark(holder); c.gap != nil && mark > at.Position.Offset {
+			// It is older than the journal; the backlog goes on behind it.
+			from, c.gap = at.Position.Offset+1, nil
+		}
+	case lost:
+		log.Warn("the place was lost with the state; all that is kept is sent again, under the same ids", "holder", holder)
+	default:
 		from, _ = hub.Next()
-		log.Info("uplink is new and sends from now on", "offset", from)
+		log.Info("a new route sends from now on", "holder", holder, "offset", from)
 	}
-	c.reader = hub.Reader(max(from, 1), filters, gateway.Synced) // offsets begin at 1
+	c.next.Store(max(from, 1)) // offsets begin at 1
 	if !ok {
-		if err := c.Commit(c.reader.Position()); err != nil {
-			return nil, gateway.Position{}, err
+		at = Commit{Position: c.Position()}
+		if err := c.Commit(at); err != nil {
+			return nil, Commit{}, err
 		}
 	}
-	return c, c.reader.Position(), nil
+	at.Position = c.Position()
+	return c, at, nil
 }
 
-func (c *journalCursor) Next(ctx context.Context) (gateway.Batch, error) {
+func (c *storeCursor) Next(ctx context.Context) (gateway.Batch, error) {
 	if gap := c.gap; gap != nil {
 		c.gap = nil
-		return gateway.Batch{Next: c.reader.Offset(), Gap: gap}, nil
+		return gateway.Batch{Next: c.next.Load(), Gap: gap}, nil
 	}
-	return c.reader.NextWithin(ctx, passEvery)
+	for {
+		next := c.next.Load()
+		if c.backlog.Mark(c.holder) > next {
+			b, err := c.backlog.Read(c.holder, next)
+			if err != nil {
+				return gateway.Batch{}, err
+			}
+			c.reader = nil
+			c.next.Store(max(next, b.Next))
+			if len(b.Events) == 0 && b.Gap == nil && b.Next <= next {
+				return gateway.Batch{}, gateway.Errorf(gateway.ErrTransient, "the backlog of %q does not go on at %d", c.holder, next)
+			}
+			return b, nil
+		}
+		if c.reader == nil {
+			c.reader = c.hub.Reader(next, c.want, gateway.Synced)
+		}
+		b, err := c.reader.NextWithin(ctx, passEvery)
+		if err == nil && b.Gap != nil && b.Gap.Reason == gateway.GapTrimmed && c.backlog.Mark(c.holder) > next {
+			c.reader = nil // it went to the backlog while it was being read
+			continue
+		}
+		c.next.Store(c.reader.Offset())
+		return b, err
+	}
 }
 
-func (c *journalCursor) Position() gateway.Position { return c.reader.Position() }
+// Position is also for the keeper of the journal, which leaves alone what was read.
+func (c *storeCursor) Position() gateway.Position {
+	return gateway.Position{Epoch: c.hub.Epoch(), Offset: c.next.Load() - 1}
+}
 
-func (c *journalCursor) Commit(at gateway.Position) error {
-	if err := c.state.Apply(cursors, map[string][]byte{c.uplink: []byte(at.String())}); err != nil {
-		return fmt.Errorf("store the cursor of uplink %q: %w", c.uplink, err)
+func (c *storeCursor) Commit(at Commit) error {
+	at.At = at.Position.String()
+	value, err := json.Marshal(at)
+	if err == nil {
+		err = c.state.Apply(cursors, map[string][]byte{c.holder: value})
+	}
+	if err != nil {
+		return fmt.Errorf("store the cursor of %q: %w", c.holder, err)
+	}
+	if err := c.backlog.Release(c.holder, at.Position.Offset); err != nil {
+		return fmt.Errorf("release the backlog of %q: %w", c.holder, err)
 	}
 	return nil
 }
+
+// ParseCommit reads what a cursor stored.
+func ParseCommit(value []byte) (c Commit, err error) {
+	if err := json.Unmarshal(value, &c); err != nil {
+		return c, gateway.Errorf(gateway.ErrInvalid, "%w", err)
+	}
+	c.Position, err = gateway.ParsePosition(c.At)
+	return c, err
+}
+
+// noBacklog is the Backlog of those who have none.
+type noBacklog struct{}
+
+func (noBacklog) Read(string, uint64) (gateway.Batch, error) { return gateway.Batch{}, nil }
+func (noBacklog) Mark(string) uint64                         { return 0 }
+func (noBacklog) Release(string, uint64) error               { return nil }
+func (noBacklog) Count(string) BacklogCount                  { return BacklogCount{} }

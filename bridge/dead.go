@@ -3,17 +3,18 @@ package bridge
 import (
 	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
 
 // deadLetters is the bucket of State for events that a far end will never take. Keys are
-// "<uplink>/<offset, 16 digits>", so they sort in journal order and a repeat
+// "<uplink>/<route>/<offset, 16 digits>", so they sort in journal order and a repeat
 // after a crash meets its own key.
 const deadLetters = "dead"
 
-// Bounds on the dead letters of one uplink. At the bound nothing is thrown away: the pump
+// Bounds on the dead letters of one route. At the bound nothing is thrown away: the pump
 // stops at the event and says so, because an uplink that refuses this much is
 // misconfigured and a person has to look.
 const (
@@ -30,34 +31,38 @@ type DeadLetter struct {
 	Event  *gateway.Event `json:"event"`
 }
 
-// graveyard keeps the dead letters of one uplink. Its methods are not for concurrent use.
+// graveyard keeps the dead letters of one route.
 type graveyard struct {
 	state  State
-	uplink string
-	count  int
-	bytes  int
+	holder string
+
+	mu    sync.Mutex
+	count int
+	bytes int
 }
 
-func openGraveyard(state State, uplink string) (*graveyard, error) {
-	g := &graveyard{state: state, uplink: uplink}
-	err := state.Each(deadLetters, uplink+"/", func(_ string, value []byte) error {
+func openGraveyard(state State, holder string) (*graveyard, error) {
+	g := &graveyard{state: state, holder: holder}
+	err := state.Each(deadLetters, holder+"/", func(_ string, value []byte) error {
 		g.count++
 		g.bytes += len(value)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("count the dead letters of uplink %q: %w", uplink, err)
+		return nil, fmt.Errorf("count the dead letters of %q: %w", holder, err)
 	}
 	return g, nil
 }
 
 // bury stores e. It is gateway.ErrFull at the bound.
 func (g *graveyard) bury(e *gateway.Event, id, reason string, now time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	value, err := json.Marshal(DeadLetter{ID: id, Reason: reason, Time: now.UTC(), Event: e})
 	if err != nil {
 		return fmt.Errorf("encode dead letter: %w", err)
 	}
-	key := fmt.Sprintf("%s/%016d", g.uplink, e.Offset)
+	key := letterKey(g.holder, e.Offset)
 	old, known, err := g.state.Get(deadLetters, key)
 	if err != nil {
 		return fmt.Errorf("store dead letter: %w", err)
@@ -75,10 +80,38 @@ func (g *graveyard) bury(e *gateway.Event, id, reason string, now time.Time) err
 	return nil
 }
 
-// DeadLetters returns the events that uplink's far end refused for ever, oldest first.
-func DeadLetters(state State, uplink string) ([]DeadLetter, error) {
+func letterKey(holder string, offset uint64) string { return fmt.Sprintf("%s/%016d", holder, offset) }
+
+// drop forgets the dead letter at offset; it is no error if there is none.
+func (g *graveyard) drop(offset uint64) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	key := letterKey(g.holder, offset)
+	old, known, err := g.state.Get(deadLetters, key)
+	if err == nil && known {
+		err = g.state.Apply(deadLetters, map[string][]byte{key: nil})
+	}
+	if err != nil {
+		return fmt.Errorf("drop dead letter: %w", err)
+	}
+	if known {
+		g.count--
+		g.bytes -= len(old)
+	}
+	return nil
+}
+
+func (g *graveyard) kept() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.count
+}
+
+// DeadLetters returns the events that the far end refused for ever, of one route, "uplink/route", or of all
+// of an uplink, oldest first in each route.
+func DeadLetters(state State, holder string) ([]DeadLetter, error) {
 	var letters []DeadLetter
-	err := state.Each(deadLetters, uplink+"/", func(key string, value []byte) error {
+	err := state.Each(deadLetters, holder+"/", func(key string, value []byte) error {
 		var l DeadLetter
 		if err := json.Unmarshal(value, &l); err != nil {
 			return fmt.Errorf("dead letter %q: %w", key, err)

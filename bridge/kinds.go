@@ -29,6 +29,8 @@ type deps struct {
 	// key is the ordering key of an event, by the route that brought it: what a far end that
 	// partitions has to partition by.
 	key func(*gateway.Event) string
+	// lane counts the connections of the uplink; each has a sink of its own.
+	lane int
 }
 
 func newMQTT(s config.Section, d deps) (Sink, error) {
@@ -38,9 +40,6 @@ func newMQTT(s config.Section, d deps) (Sink, error) {
 	}
 	return mqtt.New(c, d.gatewayID, s.Name())
 }
-
-// byTopic is the ordering key unless a route says otherwise.
-func byTopic(e *gateway.Event) string { return e.Topic }
 
 // newSink makes the sink of one section, and says of what kind it is.
 func newSink(s config.Section, d deps) (kind string, sink Sink, err error) {

@@ -42,8 +42,8 @@ func newRig(t *testing.T) *rig {
 	r := &rig{t: t, state: bridgetest.NewState(), far: &bridgetest.Memory{GatewayID: gw, Patience: 20 * time.Second}}
 	r.log, r.hub = bridgetest.NewLog("e1")
 	r.opts = bridge.PumpOptions{
-		Uplink: "far", GatewayID: gw, Sink: r.far, State: r.state, Count: r.log.Count, Age: bridgetest.Age,
-		Filters: gateway.Filters{gateway.MustFilter("up/#")},
+		Uplink: "far", GatewayID: gw, Sinks: []bridge.Sink{r.far}, State: r.state, Count: r.log.Count, Age: bridgetest.Age,
+		Routes: []bridge.Route{{ID: "all", Match: gateway.MustFilter("up/#")}},
 	}
 	return r
 }
@@ -107,8 +107,12 @@ func (r *rig) want(payloads string) {
 }
 
 func (r *rig) stored() string {
-	v, _, _ := r.state.Get("cursors", "far")
-	return string(v)
+	v, _, _ := r.state.Get("cursors", "far/all")
+	c, err := bridge.ParseCommit(v)
+	if err != nil {
+		r.t.Error(err)
+	}
+	return c.At
 }
 
 // settle lets everything happen that happens within d.
@@ -176,7 +180,7 @@ func TestCursor(t *testing.T) {
 		if got := r.far.Arrivals()[6].ID; got != "test-gw/e2-107" {
 			t.Errorf("id %s", got)
 		}
-		if s := r.pump.Status(); s.Gaps != 0 || s.Retried != 0 {
+		if s := r.pump.Status(); s.Routes[0].Gaps != 0 || s.Retried != 0 {
 			t.Errorf("%+v", s)
 		}
 		r.stop()
@@ -214,7 +218,7 @@ func TestCursor(t *testing.T) {
 		r.restart("")
 		settle(5 * time.Second)
 		r.want("1 2 3 7 8")
-		if s := r.pump.Status(); s.Gaps != 1 || s.LastGap != "trimmed: offsets 4 to 6" {
+		if s := r.pump.Status(); s.Routes[0].Gaps != 1 || s.Routes[0].LastGap != "trimmed: offsets 4 to 6" {
 			t.Errorf("%+v", s)
 		}
 		if !strings.Contains(logged.String(), "level=ERROR") {
@@ -223,20 +227,20 @@ func TestCursor(t *testing.T) {
 		r.stop()
 	})
 	bubble(t, "a position from another history", func(t *testing.T, r *rig) {
-		r.state.Apply("cursors", map[string][]byte{"far": []byte("e9:50")})
+		r.state.Apply("cursors", map[string][]byte{"far/all": []byte(`{"at":"e9:50"}`)})
 		r.add(3, "up/a")
 		r.run()
 		r.add(1, "up/a")
 		settle(5 * time.Second)
 		r.want("4")
-		if s := r.pump.Status(); s.Gaps != 1 || !strings.HasPrefix(s.LastGap, "unknown") {
+		if s := r.pump.Status(); s.Routes[0].Gaps != 1 || !strings.HasPrefix(s.Routes[0].LastGap, "unknown") {
 			t.Errorf("%+v", s)
 		}
 		r.stop()
 	})
 	t.Run("a stored position that is none", func(t *testing.T) {
 		r := newRig(t)
-		r.state.Apply("cursors", map[string][]byte{"far": []byte("nonsense")})
+		r.state.Apply("cursors", map[string][]byte{"far/all": []byte("nonsense")})
 		r.opts.Hub = r.hub
 		if _, err := bridge.NewPump(r.opts); !errors.Is(err, gateway.ErrInvalid) {
 			t.Error(err)
@@ -292,7 +296,7 @@ func TestCursor(t *testing.T) {
 func TestExpiry(t *testing.T) {
 	bubble(t, "what expired before its turn is dropped and counted", func(t *testing.T, r *rig) {
 		r.run()
-		r.opts.Sink.(*bridgetest.Memory).FarEnd().Refuse()
+		r.opts.Sinks[0].(*bridgetest.Memory).FarEnd().Refuse()
 		for i := range 10 {
 			e := &gateway.Event{Topic: "up/a", Payload: fmt.Append(nil, i), Accepted: time.Now()}
 			if i%2 == 0 {
@@ -455,7 +459,7 @@ func TestDeadLetterFormat(t *testing.T) {
 		`"Payload":"MjEuNQ==","QoS":1,"Retain":true,"Expiry":60000000000,"UTF8":true,"ContentType":"text/plain","ResponseTopic":"r",` +
 		`"CorrelationData":"AAE=","UserProperties":[{"Key":"k","Value":"v"}],"Origin":{"Via":"mqtt","ID":"c","User":"u"},` +
 		`"Accepted":"2026-11-23T11:00:00Z","Source":"0001-01-01T00:00:00Z","Quality":1,"PacketID":0,"Epoch":"e1","Offset":7}}`
-	state.Apply("dead", map[string][]byte{"far/0000000000000007": []byte(stored)})
+	state.Apply("dead", map[string][]byte{"far/all/0000000000000007": []byte(stored)})
 	letters, err := bridge.DeadLetters(state, "far")
 	if err != nil {
 		t.Fatal(err)

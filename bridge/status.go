@@ -1,13 +1,13 @@
 package bridge
 
 import (
+	"math"
 	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
 
-// Status is how an uplink does. Counts are of events since the process started, except
-// Dead, which counts what is kept.
+// Status is how an uplink does.
 type Status struct {
 	Uplink string
 	Sink   string // its kind
@@ -16,19 +16,39 @@ type Status struct {
 	Reason string    // why it is down, in plain words
 	Since  time.Time // when Up last changed
 
-	Queued   uint64           // accepted for this uplink and not done with; counted at most every countEvery
-	Oldest   time.Time        // when the oldest of them was accepted; zero if there is none
+	Delivered uint64 // acknowledged by the far end, since the process started
+	Retried   uint64 // handed to the sink again, since the process started
+	Routes    []RouteStatus
+
+	// All routes together.
+	Queued   uint64           // not done with
+	Oldest   time.Time        // when the oldest of them was accepted, as the wall clock would say now; zero if there is none
+	Position gateway.Position // of the route that is furthest behind
+	Expired  uint64
+	Dead     uint64 // dead letters that are kept now
+}
+
+// RouteStatus is how one route does. Counts are of all time but for Queued and Kept.
+type RouteStatus struct {
+	Route string
+
+	Journal  uint64           // accepted for this route, not done with, in the journal; counted at most every countEvery
+	Backlog  BacklogCount     // and in the reservoir
+	Oldest   time.Duration    // the age of the oldest of them; 0 if there is none
 	Position gateway.Position // everything up to here is done with
 
-	Delivered uint64 // acknowledged by the far end
-	Retried   uint64 // handed to the sink again
-	Expired   uint64 // no longer worth sending when their turn came
-	Dead      uint64 // dead letters kept
+	Delivered uint64
+	Expired   uint64
+	Dead      uint64
+	Kept      uint64 // dead letters that are kept now
 
-	Gaps      uint64 // stretches of the journal that could not be read
+	Gaps      uint64 // stretches that could not be read
 	LastGap   string
-	ReadError string // why the journal cannot be read now
+	ReadError string // why nothing can be read now
 }
+
+// Queued is all that is not done with.
+func (r RouteStatus) Queued() uint64 { return r.Journal + r.Backlog.Events }
 
 // countEvery bounds how often Status counts the queue, which may read the disk.
 const countEvery = 2 * time.Second
@@ -42,28 +62,62 @@ func (p *Pump) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.status
-	s.Position = p.win.done
-	if e := p.win.first(); e != nil {
-		s.Oldest = e.Accepted
-		s.Queued = max(s.Queued, 1)
+	age := p.o.Age()
+	for _, src := range p.sources {
+		if src.holder == "" {
+			continue
+		}
+		r := RouteStatus{
+			Route: src.route.ID, Journal: p.queued[src.route.ID], Backlog: p.o.Backlog.Count(src.holder), Position: src.win.done,
+			Delivered: src.tally.Delivered, Expired: src.tally.Expired, Dead: src.tally.Dead, Kept: uint64(src.dead.kept()),
+			Gaps: src.gaps, LastGap: src.lastGap, ReadError: src.readError,
+		}
+		if e := src.win.first(); e != nil {
+			r.Oldest = max(age-e.Age, time.Nanosecond)
+			if r.Queued() == 0 {
+				r.Journal = 1
+			}
+		} else if r.Backlog.Events > 0 {
+			r.Oldest = age - r.Backlog.Oldest
+		}
+		s.add(r)
 	}
 	return s
 }
 
+func (s *Status) add(r RouteStatus) {
+	s.Routes = append(s.Routes, r)
+	s.Queued += r.Queued()
+	s.Expired += r.Expired
+	s.Dead += r.Kept
+	if at := time.Now().Add(-r.Oldest); r.Oldest > 0 && (s.Oldest.IsZero() || at.Before(s.Oldest)) {
+		s.Oldest = at
+	}
+	if len(s.Routes) == 1 || r.Position.Offset < s.Position.Offset {
+		s.Position = r.Position
+	}
+}
+
+// count counts what is queued in the journal: behind the mark, and behind what is in the backlog.
 func (p *Pump) count() {
 	if time.Since(p.counted) < countEvery {
 		return
 	}
-	p.mu.Lock()
-	from := p.win.done.Offset + 1
-	p.mu.Unlock()
-	n, err := p.o.Count(from, p.o.Filters)
-	p.counted = time.Now()
-	if err != nil {
-		p.o.Logger.Warn("cannot count what is queued", "error", err)
-		return
+	for _, s := range p.all() {
+		if s.holder == "" {
+			continue
+		}
+		p.mu.Lock()
+		from := s.win.done.Offset + 1
+		p.mu.Unlock()
+		n, err := p.o.Count(max(from, p.o.Backlog.Mark(s.holder)), math.MaxUint64, s.route.Match)
+		if err != nil {
+			p.o.Logger.Warn("cannot count what is queued", "route", s.route.ID, "error", err)
+			continue
+		}
+		p.mu.Lock()
+		p.queued[s.route.ID] = n
+		p.mu.Unlock()
 	}
-	p.mu.Lock()
-	p.status.Queued = n
-	p.mu.Unlock()
+	p.counted = time.Now()
 }

@@ -59,7 +59,7 @@ func TestStatus(t *testing.T) {
 	})
 	bubble(t, "counts the queue now and then only", func(t *testing.T, r *rig) {
 		counts := 0
-		r.opts.Count = func(uint64, gateway.Filters) (uint64, error) { counts++; return 7, nil }
+		r.opts.Count = func(uint64, uint64, gateway.Matcher) (uint64, error) { counts++; return 7, nil }
 		r.new()
 		for range 100 {
 			r.pump.Status()
@@ -90,12 +90,12 @@ func TestStatus(t *testing.T) {
 		r.pump, r.hub = nil, gateway.NewHub(broken, 6)
 		r.run()
 		settle(time.Minute)
-		if s := r.pump.Status(); s.ReadError != "input/output error" {
+		if s := r.pump.Status(); s.Routes[0].ReadError != "input/output error" {
 			t.Errorf("%+v", s)
 		}
 		broken.set(nil)
 		settle(2 * time.Minute)
-		if s := r.pump.Status(); s.ReadError != "" || s.Delivered != 5 {
+		if s := r.pump.Status(); s.Routes[0].ReadError != "" || s.Delivered != 5 {
 			t.Errorf("%+v", s)
 		}
 		r.stop()
@@ -107,9 +107,9 @@ type countingLog struct {
 	reads *int
 }
 
-func (l countingLog) Read(from uint64, f gateway.Filters, max int) (gateway.Batch, error) {
+func (l countingLog) Read(from uint64, m gateway.Matcher, max int) (gateway.Batch, error) {
 	*l.reads++
-	return l.Log.Read(from, f, max)
+	return l.Log.Read(from, m, max)
 }
 
 type brokenLog struct {
@@ -124,12 +124,12 @@ func (l *brokenLog) set(err error) {
 	l.err = err
 }
 
-func (l *brokenLog) Read(from uint64, f gateway.Filters, max int) (gateway.Batch, error) {
+func (l *brokenLog) Read(from uint64, m gateway.Matcher, max int) (gateway.Batch, error) {
 	l.mu.Lock()
 	err := l.err
 	l.mu.Unlock()
 	if err != nil {
 		return gateway.Batch{}, err
 	}
-	return l.Log.Read(from, f, max)
+	return l.Log.Read(from, m, max)
 }

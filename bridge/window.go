@@ -1,13 +1,14 @@
 package bridge
 
 import (
+	"hash/fnv"
 	"sort"
 	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
 
-// The pump reads ahead up to these bounds; one batch of a reader may go beyond them once.
+// A source reads ahead up to these bounds; one batch of a reader may go beyond them once.
 const (
 	windowEvents = 512
 	windowBytes  = 1 << 20
@@ -25,11 +26,13 @@ const (
 )
 
 // entry is one event that the cursor has passed and the uplink is not done with. An entry
-// without an event is a place: behind it lies nothing for this uplink up to at.
+// without an event is a place: behind it lies nothing for this route up to at.
 type entry struct {
 	event   *gateway.Event
 	at      gateway.Position
+	lane    int
 	outcome outcome
+	refused int    // how often it was refused for ever
 	reason  string // why it is poison
 }
 
@@ -39,14 +42,26 @@ func (e *entry) settled() bool {
 
 // window holds, in order, what lies between the first event that is not settled and the
 // reader. Its low-water mark, done, is what may be committed: everything up to there is
-// settled, whatever was settled out of order behind it.
+// settled, whatever was settled out of order behind it. Each lane has its own place in it, so
+// that a connection that is lost takes back only what it carried.
 type window struct {
+	key     func(*gateway.Event) string
+	ttl     time.Duration
 	entries []entry
 	popped  uint64 // entries ever removed: the sequence number of entries[0]
-	next    uint64 // the sequence number of what is to be sent next
-	sent    uint64 // no entry from this sequence number on was ever handed to the sink
+	lanes   []laneMark
 	bytes   int
 	done    gateway.Position
+}
+
+// laneMark is where a lane is, as sequence numbers.
+type laneMark struct {
+	next uint64 // what is to be sent next is here or behind
+	sent uint64 // nothing from here on was ever handed to the sink
+}
+
+func newWindow(r Route, done gateway.Position) window {
+	return window{key: r.Key, ttl: r.TTL, lanes: make([]laneMark, r.Lanes), done: done}
 }
 
 // full tells whether reading ahead has to wait.
@@ -59,7 +74,7 @@ func (w *window) add(events []*gateway.Event, end gateway.Position) {
 		last = w.entries[n-1].at
 	}
 	for _, e := range events {
-		w.entries = append(w.entries, entry{event: e, at: e.Position()})
+		w.entries = append(w.entries, entry{event: e, at: e.Position(), lane: w.laneOf(e)})
 		w.bytes += e.Size()
 		last = e.Position()
 	}
@@ -68,33 +83,62 @@ func (w *window) add(events []*gateway.Event, end gateway.Position) {
 	}
 }
 
-// take returns the next event that is to be sent at age, or nil, and whether it was handed
-// to the sink before. What has expired is not worth the link and is passed over.
-func (w *window) take(age time.Duration) (event *gateway.Event, again bool) {
-	for ; w.next < w.popped+uint64(len(w.entries)); w.next++ {
-		e := &w.entries[w.next-w.popped]
-		switch {
-		case e.event == nil || e.outcome != waiting:
-		case e.event.Expired(age):
-			e.outcome = expired
-		default:
-			again = w.next < w.sent
-			w.next++
-			w.sent = max(w.sent, w.next)
-			return e.event, again
-		}
+func (w *window) laneOf(e *gateway.Event) int {
+	if len(w.lanes) == 1 {
+		return 0
 	}
-	return nil, false
+	h := fnv.New32a()
+	h.Write([]byte(w.key(e)))
+	return int(h.Sum32() % uint32(len(w.lanes)))
 }
 
-// rewind makes take begin again at the first entry that is not settled. What was accepted
-// behind it is sent again too: so the last arrival of each topic is its newest event,
+func (w *window) expired(e *gateway.Event, age time.Duration) bool {
+	return e.Expired(age) || w.ttl > 0 && age-e.Age >= w.ttl
+}
+
+// peek returns the event that the lane sends next at age, or nil. What has expired is not
+// worth the link and is passed over.
+func (w *window) peek(lane int, age time.Duration) *gateway.Event {
+	if lane >= len(w.lanes) {
+		return nil
+	}
+	for m := &w.lanes[lane]; m.next < w.popped+uint64(len(w.entries)); m.next++ {
+		e := &w.entries[m.next-w.popped]
+		switch {
+		case e.event == nil || e.outcome != waiting || e.lane != lane:
+		case w.expired(e.event, age):
+			e.outcome = expired
+		default:
+			return e.event
+		}
+	}
+	return nil
+}
+
+// take passes what peek returned, and tells whether it was handed to the sink before.
+func (w *window) take(lane int) (again bool) {
+	m := &w.lanes[lane]
+	again = m.next < m.sent
+	m.next++
+	m.sent = max(m.sent, m.next)
+	return again
+}
+
+// rewind makes the lane begin again at its first event that is not settled. What was accepted
+// behind it is sent again too: so the last arrival of each key is its newest event,
 // also at a far end that refused one and took the next.
-func (w *window) rewind() {
-	w.next = w.popped
+func (w *window) rewind(lane int) {
+	if lane >= len(w.lanes) {
+		return
+	}
+	w.lanes[lane].next = w.popped
+	behind := false
 	for i := range w.entries {
-		if w.entries[i].outcome == accepted {
-			w.entries[i].outcome = waiting
+		if e := &w.entries[i]; e.event != nil && e.lane == lane {
+			behind = behind || !e.settled()
+			if behind && e.outcome == accepted {
+				e.outcome = waiting
+			}
 		}
 	}
 }
@@ -137,8 +181,10 @@ func (w *window) pop(fn func(outcome)) {
 	clear(w.entries[:n]) // let go of the events; append moves the rest when it must
 	w.entries = w.entries[n:]
 	w.popped += uint64(n)
-	w.next = max(w.next, w.popped)
-	w.sent = max(w.sent, w.popped)
+	for i := range w.lanes {
+		w.lanes[i].next = max(w.lanes[i].next, w.popped)
+		w.lanes[i].sent = max(w.lanes[i].sent, w.popped)
+	}
 }
 
 // first returns the oldest event that is not settled, or nil.

@@ -13,7 +13,7 @@ import (
 func TestWindowAgainstModel(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		w := window{done: gateway.Position{Epoch: "e1", Offset: 10}}
+		w := newWindow(Route{}.withDefaults(), gateway.Position{Epoch: "e1", Offset: 10})
 		now := time.Hour
 		offset := uint64(11)
 		var events []*gateway.Event
@@ -45,10 +45,11 @@ func TestWindowAgainstModel(t *testing.T) {
 				w.add(batch, gateway.Position{Epoch: "e1", Offset: offset - 1})
 				pop()
 			case 1, 2: // send
-				e, again := w.take(now)
+				e := w.peek(0, now)
 				if e == nil {
 					continue
 				}
+				again := w.take(0)
 				if e.Expired(now) {
 					t.Fatalf("seed %d: an expired event is sent", seed)
 				}
@@ -70,13 +71,14 @@ func TestWindowAgainstModel(t *testing.T) {
 				if r.IntN(5) > 0 {
 					continue
 				}
-				w.rewind()
+				w.rewind(0)
 				for _, e := range events { // what lies behind the mark counts as never answered
 					if e.Offset > w.done.Offset {
 						settled[e] = false
 					}
 				}
-				if e, _ := w.take(now); e != nil {
+				if e := w.peek(0, now); e != nil {
+					w.take(0)
 					if first := w.first(); e != first {
 						t.Fatalf("seed %d: begins again at %d, not at %d", seed, e.Offset, first.Offset)
 					}

@@ -8,10 +8,10 @@ import (
 
 // Log is the journal as readers see it.
 type Log interface {
-	// Read returns released events from offset from on that match filters, oldest
+	// Read returns released events from offset from on that match want, oldest
 	// first, without their Change entries. It looks at a bounded stretch of the
 	// journal, so a batch may be empty; Next says where to go on. It does not wait.
-	Read(from uint64, filters Filters, max int) (Batch, error)
+	Read(from uint64, want Matcher, max int) (Batch, error)
 	// Resume turns the position a reader last saw into the offset to read from.
 	// If something in between cannot be had any more, the gap says what, and from
 	// is where the journal goes on behind it.
@@ -119,19 +119,19 @@ func (h *Hub) Epoch() string { return h.log.Epoch() }
 // Resume is [Log].Resume.
 func (h *Hub) Resume(after Position) (uint64, *Gap) { return h.log.Resume(after) }
 
-// Reader returns a reader of the events that match filters, from offset from on. One
+// Reader returns a reader of the events that match want, from offset from on. One
 // that asks for Synced sees only what is on stable storage, as whatever leaves the
 // gateway must.
-func (h *Hub) Reader(from uint64, filters Filters, see Durability) *Reader {
-	return &Reader{hub: h, next: from, filters: filters, see: see}
+func (h *Hub) Reader(from uint64, want Matcher, see Durability) *Reader {
+	return &Reader{hub: h, next: from, want: want, see: see}
 }
 
 // Reader is a cursor over the journal and its live tail. It is not for concurrent use.
 type Reader struct {
-	hub     *Hub
-	next    uint64
-	filters Filters
-	see     Durability
+	hub  *Hub
+	next uint64
+	want Matcher
+	see  Durability
 }
 
 // Offset is where r goes on: everything below was returned, did not match, or was
@@ -199,7 +199,7 @@ func (r *Reader) poll() (Batch, <-chan struct{}, error) {
 	}
 	h.mu.Unlock()
 
-	b, err := h.log.Read(r.next, r.filters, readMax)
+	b, err := h.log.Read(r.next, r.want, readMax)
 	if err != nil {
 		return Batch{Next: r.next}, nil, err
 	}
@@ -234,7 +234,7 @@ func (h *Hub) fromTail(r *Reader, end uint64) Batch {
 			b.Next = e.Offset
 			break
 		}
-		if r.filters.Match(e.Topic) {
+		if r.want.Match(e.Topic) {
 			b.Events = append(b.Events, e)
 		}
 	}

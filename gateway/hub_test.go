@@ -29,7 +29,7 @@ func (l *memLog) add(batch []*Event, next uint64) {
 	l.next = next
 }
 
-func (l *memLog) Read(from uint64, filters Filters, max int) (Batch, error) {
+func (l *memLog) Read(from uint64, want Matcher, max int) (Batch, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if g, ok := l.gaps[from]; ok {
@@ -37,7 +37,7 @@ func (l *memLog) Read(from uint64, filters Filters, max int) (Batch, error) {
 	}
 	b := Batch{Next: min(from+10, l.next)}
 	for _, e := range l.events {
-		if e.Offset >= from && e.Offset < b.Next && e.Kind == Data && filters.Match(e.Topic) {
+		if e.Offset >= from && e.Offset < b.Next && e.Kind == Data && want.Match(e.Topic) {
 			b.Events = append(b.Events, e)
 		}
 	}
@@ -218,7 +218,7 @@ type brokenLog struct {
 	err error
 }
 
-func (l *brokenLog) Read(uint64, Filters, int) (Batch, error) { return Batch{}, l.err }
+func (l *brokenLog) Read(uint64, Matcher, int) (Batch, error) { return Batch{}, l.err }
 
 // A wait that is over does not hide that the journal cannot be read.
 func TestNextWithinPassesTheJournalsErrorOn(t *testing.T) {

@@ -136,6 +136,12 @@ func (f Filter) Covers(g Filter) bool {
 	}
 }
 
+// Matcher chooses topics: which events a reader wants. Filters is one.
+type Matcher interface {
+	// Match is asked for topic names; the answer for a topic never changes.
+	Match(topic string) bool
+}
+
 // Filters is a set of filters; it matches what any of them matches.
 type Filters []Filter
 

@@ -38,14 +38,14 @@ const (
 
 // span is where matching events can be: first <= offset <= last, and how many there are. If the index
 // does not know, exact is false.
-func (x *index) span(filters gateway.Filters) (first, last, count uint64, exact bool) {
+func (x *index) span(want gateway.Matcher) (first, last, count uint64, exact bool) {
 	if x.any {
 		return 0, math.MaxUint64, 0, false
 	}
 	first = math.MaxUint64
 	for i := range x.topics {
 		t := &x.topics[i]
-		if filters.Match(t.topic) {
+		if want.Match(t.topic) {
 			first, last, count = min(first, t.first), max(last, t.last), count+t.count
 		}
 	}

@@ -90,10 +90,10 @@ func (j *Journal) hole(from, to uint64) (end uint64, reason string) {
 }
 
 // Read is part of [gateway.Log].
-func (j *Journal) Read(from uint64, filters gateway.Filters, max int) (gateway.Batch, error) {
+func (j *Journal) Read(from uint64, want gateway.Matcher, max int) (gateway.Batch, error) {
 	limit := j.visible.Load() // before segs: so what it bounds is in them
 	segs := *j.segs.Load()
-	r := reading{Journal: j, segs: segs, limit: limit, filters: filters, max: max, budget: readStretch, memo: map[string]bool{}}
+	r := reading{Journal: j, segs: segs, limit: limit, want: want, max: max, budget: readStretch, memo: map[string]bool{}}
 	r.b.Next = from
 	if from == 0 {
 		r.b.Next = min(j.oldest(segs), limit)
@@ -109,14 +109,14 @@ func (j *Journal) Read(from uint64, filters gateway.Filters, max int) (gateway.B
 // reading is one Read.
 type reading struct {
 	*Journal
-	segs    []*segment
-	limit   uint64
-	filters gateway.Filters
-	max     int
-	budget  int
-	memo    map[string]bool // topics seen, and whether they match
-	b       gateway.Batch
-	stop    bool // the batch ends here
+	segs   []*segment
+	limit  uint64
+	want   gateway.Matcher
+	max    int
+	budget int
+	memo   map[string]bool // topics seen, and whether they match
+	b      gateway.Batch
+	stop   bool // the batch ends here
 }
 
 // gap notes that nothing can be read from b.Next to to. A batch has room for one gap,
@@ -167,7 +167,7 @@ func (r *reading) step() error {
 		return nil
 	}
 	if v.index != nil {
-		first, last, count, exact := v.index.span(r.filters)
+		first, last, count, exact := v.index.span(r.want)
 		if exact && (count == 0 || last < r.b.Next) {
 			r.budget -= skipCost
 			r.b.Next = min(v.next, r.limit)
@@ -221,7 +221,7 @@ func (r *reading) match(v *view, fr *frame) (*gateway.Event, error) {
 	}
 	match, known := r.memo[string(topic)]
 	if !known {
-		match = r.filters.Match(string(topic))
+		match = r.want.Match(string(topic))
 		r.memo[string(topic)] = match
 	}
 	if !match {
@@ -412,12 +412,12 @@ func (j *Journal) Replay(from uint64, fn func(*gateway.Event) error) error {
 	return nil
 }
 
-// Count is how many released events from offset from on match filters. Whole segments are
+// Count is how many released events with from <= offset < to match want. Whole segments are
 // counted by their index.
-func (j *Journal) Count(from uint64, filters gateway.Filters) (events uint64, err error) {
-	limit := j.visible.Load()
+func (j *Journal) Count(from, to uint64, want gateway.Matcher) (events uint64, err error) {
+	limit := min(j.visible.Load(), to)
 	segs := *j.segs.Load()
-	r := reading{Journal: j, filters: filters, memo: map[string]bool{}}
+	r := reading{Journal: j, want: want, memo: map[string]bool{}}
 	for i := max(0, segmentOf(segs, from)); i < len(segs) && segs[i].first < limit; i++ {
 		s, bound := segs[i], limit
 		if i+1 < len(segs) {
@@ -431,7 +431,7 @@ func (j *Journal) Count(from uint64, filters gateway.Filters) (events uint64, er
 			continue
 		}
 		if x := v.index; x != nil {
-			first, last, count, exact := x.span(filters)
+			first, last, count, exact := x.span(want)
 			if exact && (count == 0 || last < from) {
 				continue
 			}
@@ -463,18 +463,18 @@ func (r *reading) matches(fr *frame) bool {
 	}
 	match, known := r.memo[string(topic)]
 	if !known {
-		match = r.filters.Match(string(topic))
+		match = r.want.Match(string(topic))
 		r.memo[string(topic)] = match
 	}
 	return match
 }
 
-// Last returns the newest n released events that match filters, oldest first. It looks back over
+// Last returns the newest n released events that match want, oldest first. It looks back over
 // 64 MiB of segments that may hold one, and returns events of 16 MiB, at most.
-func (j *Journal) Last(filters gateway.Filters, n int) ([]*gateway.Event, error) {
+func (j *Journal) Last(want gateway.Matcher, n int) ([]*gateway.Event, error) {
 	limit := j.visible.Load()
 	segs := *j.segs.Load()
-	r := reading{Journal: j, filters: filters, memo: map[string]bool{}}
+	r := reading{Journal: j, want: want, memo: map[string]bool{}}
 	var newest []*gateway.Event // newest first
 	scanned, bytes := int64(0), 0
 	for i := len(segs) - 1; i >= 0 && len(newest) < n && scanned < lastScan && bytes < lastBytes; i-- {
@@ -491,7 +491,7 @@ func (j *Journal) Last(filters gateway.Filters, n int) ([]*gateway.Event, error)
 		}
 		var first, last uint64 = 0, limit
 		if x := v.index; x != nil {
-			f, l, count, exact := x.span(filters)
+			f, l, count, exact := x.span(want)
 			if exact && count == 0 {
 				continue
 			}

@@ -94,7 +94,7 @@ func (l *Log) Restart(epoch string) *gateway.Hub {
 }
 
 // Read is gateway.Log.
-func (l *Log) Read(from uint64, filters gateway.Filters, max int) (gateway.Batch, error) {
+func (l *Log) Read(from uint64, want gateway.Matcher, max int) (gateway.Batch, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := gateway.Batch{Next: l.next}
@@ -108,7 +108,7 @@ func (l *Log) Read(from uint64, filters gateway.Filters, max int) (gateway.Batch
 			b.Next = e.Offset
 			break
 		}
-		if filters.Match(e.Topic) {
+		if want.Match(e.Topic) {
 			b.Events = append(b.Events, e)
 		}
 	}
@@ -136,12 +136,12 @@ func (l *Log) Epoch() string {
 }
 
 // Count counts as store.Journal does.
-func (l *Log) Count(from uint64, filters gateway.Filters) (uint64, error) {
+func (l *Log) Count(from, to uint64, want gateway.Matcher) (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := uint64(0)
 	for _, e := range l.events {
-		if e.Offset >= from && filters.Match(e.Topic) {
+		if e.Offset >= from && e.Offset < to && want.Match(e.Topic) {
 			n++
 		}
 	}

@@ -115,8 +115,8 @@ type world struct {
 // start starts a pump as a new process would.
 func (w *world) start() error {
 	p, err := bridge.NewPump(bridge.PumpOptions{
-		Uplink: "far", GatewayID: GatewayID, Sink: w.sink, Hub: w.hub, State: w.state, Age: Age,
-		Filters: gateway.Filters{gateway.MustFilter("up/#")}, Logger: slog.New(slog.DiscardHandler),
+		Uplink: "far", GatewayID: GatewayID, Sinks: []bridge.Sink{w.sink}, Hub: w.hub, State: w.state, Age: Age,
+		Routes: []bridge.Route{{ID: "all", Match: gateway.MustFilter("up/#")}}, Logger: slog.New(slog.DiscardHandler),
 		MinPause: time.Millisecond, MaxPause: 20 * time.Millisecond,
 		CommitEvery: 5 * time.Millisecond, DrainTimeout: 500 * time.Millisecond,
 	})
@@ -191,7 +191,8 @@ func (w *world) onCommit(bucket string, changes map[string][]byte) {
 	if bucket != "cursors" || w.far.Late {
 		return
 	}
-	at, err := gateway.ParsePosition(string(changes["far"]))
+	c, err := bridge.ParseCommit(changes["far/all"])
+	at := c.Position
 	if err == nil {
 		err = w.has(at)
 	}
@@ -210,9 +211,9 @@ func (w *world) early() error {
 
 // committed is what a restart would go on behind.
 func (w *world) committed() gateway.Position {
-	v, _, _ := w.state.Get("cursors", "far")
-	at, _ := gateway.ParsePosition(string(v))
-	return at
+	v, _, _ := w.state.Get("cursors", "far/all")
+	at, _ := bridge.ParseCommit(v)
+	return at.Position
 }
 
 // has checks that the far end has every event up to at.

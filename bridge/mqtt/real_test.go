@@ -17,8 +17,8 @@ import (
 func pump(t *testing.T, s bridge.Sink, hub *gateway.Hub, state *bridgetest.State) *bridge.Pump {
 	t.Helper()
 	p, err := bridge.NewPump(bridge.PumpOptions{
-		Uplink: "far", GatewayID: bridgetest.GatewayID, Sink: s, Hub: hub, State: state, Age: bridgetest.Age,
-		Filters:  gateway.Filters{gateway.MustFilter("up/#")},
+		Uplink: "far", GatewayID: bridgetest.GatewayID, Sinks: []bridge.Sink{s}, Hub: hub, State: state, Age: bridgetest.Age,
+		Routes:   []bridge.Route{{ID: "all", Match: gateway.MustFilter("up/#")}},
 		MinPause: time.Millisecond, MaxPause: 50 * time.Millisecond, CommitEvery: 5 * time.Millisecond,
 	})
 	if err != nil {

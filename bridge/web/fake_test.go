@@ -108,7 +108,7 @@ func (l *fakeLog) put(topic string, from, n int) (last *gateway.Event) {
 	return last
 }
 
-func (l *fakeLog) Read(from uint64, filters gateway.Filters, max int) (gateway.Batch, error) {
+func (l *fakeLog) Read(from uint64, filters gateway.Matcher, max int) (gateway.Batch, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := gateway.Batch{Next: from}
@@ -160,7 +160,7 @@ func (l *fakeLog) Resume(after gateway.Position) (uint64, *gateway.Gap) {
 
 func (l *fakeLog) Epoch() string { return l.epoch }
 
-func (l *fakeLog) history(filters gateway.Filters, n int) ([]*gateway.Event, error) {
+func (l *fakeLog) history(filters gateway.Matcher, n int) ([]*gateway.Event, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var events []*gateway.Event

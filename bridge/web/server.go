@@ -20,7 +20,7 @@ import (
 // Feed is the journal and its live tail; *gateway.Hub is one.
 type Feed interface {
 	// Reader returns a cursor that goes on from an offset. Many are used at once.
-	Reader(from uint64, filters gateway.Filters, see gateway.Durability) *gateway.Reader
+	Reader(from uint64, want gateway.Matcher, see gateway.Durability) *gateway.Reader
 	// Resume turns the position a client last saw into the offset to read from, and
 	// says what in between cannot be had any more.
 	Resume(after gateway.Position) (from uint64, gap *gateway.Gap)
@@ -37,7 +37,7 @@ type Options struct {
 	Feed Feed
 	// History returns the newest n events that match, oldest first. It must cover all
 	// that Feed said was released before the call.
-	History func(f gateway.Filters, n int) ([]*gateway.Event, error)
+	History func(want gateway.Matcher, n int) ([]*gateway.Event, error)
 	Last    *gateway.LastValues
 	// Ingest stores an event and returns when it is stored: gateway.Gateway.IngestWait.
 	Ingest func(context.Context, *gateway.Event) error

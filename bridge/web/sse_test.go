@@ -212,7 +212,7 @@ func TestRewindJoinsLive(t *testing.T) {
 	l := newFakeLog("e1")
 	var opening []func()
 	s := serve(t, l, func(o *Options) {
-		o.History = func(f gateway.Filters, n int) ([]*gateway.Event, error) {
+		o.History = func(f gateway.Matcher, n int) ([]*gateway.Event, error) {
 			opening[0]()
 			events, err := l.history(f, n)
 			opening[1]()

@@ -151,6 +151,8 @@ func (k *checker) routes() {
 		if len(r.Topics) == 0 {
 			k.fail(at("routes", id), `route %q has no topics; "#" is all of them`, id)
 		}
+		k.policy(id, &r)
+		k.Routes[id] = r
 		for i, f := range r.Topics {
 			if err := checkRouted(f); err != nil {
 				k.fail(at("routes", id, "topics", strconv.Itoa(i)), "%v", err)
@@ -174,6 +176,56 @@ func (k *checker) routes() {
 		}
 	}
 }
+
+// The smallest backlog has room for a few chunks, and for an event of the largest size.
+const minBacklog = 4 << 20
+
+// policy checks what a route says beside its topics, and fills in the defaults.
+func (k *checker) policy(id string, r *Route) {
+	r.fill()
+	path := func(key ...string) []string { return append([]string{"routes", id}, key...) }
+	if _, ok := weights[r.Priority]; !ok {
+		k.fail(path("priority"), "there is no priority %q: high, normal or low%s", r.Priority, Suggest(r.Priority, slices.Collect(maps.Keys(weights))))
+	}
+	if r.Lanes < 1 || r.Lanes > 16 {
+		k.fail(path("lanes"), "lanes must be 1 to 16")
+	}
+	if r.DeadAfter < 1 || r.DeadAfter > 100 {
+		k.fail(path("dead_after"), "dead_after must be 1 to 100")
+	}
+	if r.TTL < 0 || r.Limit.Events < 0 {
+		k.fail(path(), "a ttl or a limit cannot be negative")
+	}
+	if r.Limit.Bytes != 0 && r.Limit.Bytes < 128 {
+		k.fail(path("limit", "bytes"), "a limit of %s in a second lets next to nothing through; the least is 128B", r.Limit.Bytes)
+	}
+	if !slices.Contains(onFull, r.OnFull) {
+		k.fail(path("on_full"), "on_full cannot be %q: %s%s", r.OnFull, strings.Join(onFull, ", "), Suggest(r.OnFull, onFull))
+	}
+	if r.MaxSize < minBacklog {
+		k.fail(path("max_size"), "max_size %s is too small; the least is %s", r.MaxSize, Size(minBacklog))
+	}
+	if r.OnFull != "thin" && r.Keep != nil {
+		k.fail(path("keep"), "keep is for on_full: thin")
+	}
+	last := time.Duration(0)
+	for i, s := range r.Keep {
+		at := path("keep", strconv.Itoa(i))
+		switch {
+		case s.Latest && (s.For != 0 || s.Every != 0):
+			k.fail(at, "latest stands alone: {latest: true}")
+		case s.Latest && i != len(r.Keep)-1:
+			k.fail(at, "latest is the last step")
+		case !s.Latest && s.For <= last:
+			k.fail(at, "each step has a longer for than the one before")
+		case s.Every < 0 || s.Every > s.For:
+			k.fail(at, "every must be shorter than for")
+		}
+		last = s.For
+	}
+}
+
+var onFull = []string{"thin", "drop-oldest", "drop-newest", "reject"}
 
 // checkRouted finds filters that match nothing which is ever in the journal.
 func checkRouted(f gateway.Filter) error {

@@ -58,10 +58,76 @@ type Journal struct {
 	FlushInterval time.Duration `yaml:"flush_interval"` // default 1s
 }
 
-// Route sends what its topics match to an uplink.
+// Route sends what its topics match to an uplink. A topic that several routes of one uplink match
+// goes by the one of the highest priority; of several, by the first in order of id.
 type Route struct {
 	Topics gateway.Filters
 	Uplink string
+	// Key is the ordering key: text with {topic}, {device}, {1} … for a level. Default {topic}.
+	Key   string
+	Lanes int // connections over which keys are spread, 1 to 16; default 1
+	// Priority is the share of the link while several routes want it: high 16, normal 4, low 1.
+	Priority string
+	// TTL is the longest that an event is worth sending; default: for ever.
+	TTL   time.Duration
+	Limit struct {
+		Events int  // in a second; 0: as fast as it goes
+		Bytes  Size // in a second; 0: as fast as it goes
+	}
+	// DeadAfter is how often the far end has to refuse an event for ever; default 1.
+	DeadAfter int `yaml:"dead_after"`
+	Retention `yaml:",inline"`
+}
+
+// Retention says what becomes of a route's backlog when the journal has no room for it.
+type Retention struct {
+	// OnFull is what happens at MaxSize: thin (default), drop-oldest, drop-newest or reject.
+	OnFull string `yaml:"on_full"`
+	// Keep is the ladder of thin. Default {for: 1d}, {for: 14d, every: 1m}, {latest: true}.
+	Keep []Keep
+	// MaxSize bounds the backlog beside the journal; default 1GiB.
+	MaxSize Size `yaml:"max_size"`
+}
+
+// Keep is one step: everything, or one event of each topic in each Every, of what is younger than For;
+// or the latest of each topic, however old.
+type Keep struct {
+	For, Every time.Duration
+	Latest     bool
+}
+
+// weights are what a priority counts as.
+var weights = map[string]int{"high": 16, "normal": 4, "low": 1}
+
+// Weight is Priority as a number.
+func (r Route) Weight() int { return weights[r.Priority] }
+
+// The defaults of a route.
+const backlogSize = 1 << 30
+
+func defaultKeep() []Keep {
+	return []Keep{{For: 24 * time.Hour}, {For: 14 * 24 * time.Hour, Every: time.Minute}, {Latest: true}}
+}
+
+func (r *Route) fill() {
+	if r.Priority == "" {
+		r.Priority = "normal"
+	}
+	if r.Lanes == 0 {
+		r.Lanes = 1
+	}
+	if r.DeadAfter == 0 {
+		r.DeadAfter = 1
+	}
+	if r.OnFull == "" {
+		r.OnFull = "thin"
+	}
+	if r.OnFull == "thin" && r.Keep == nil {
+		r.Keep = defaultKeep()
+	}
+	if r.MaxSize == 0 {
+		r.MaxSize = backlogSize
+	}
 }
 
 // Load reads file and the conf.d/*.yaml beside it, in order of name. Maps of several

@@ -307,7 +307,7 @@ func testIndex(t *testing.T, open Open) {
 			t.Error(gaps)
 		}
 		equal(t, "without indexes", got, matching(events, 1, filters))
-		if n, err := r.Count(7, filters); err != nil || n != uint64(len(matching(events, 7, filters))) {
+		if n, err := r.Count(7, gateway.MaxOffset, filters); err != nil || n != uint64(len(matching(events, 7, filters))) {
 			t.Errorf("count: %d, %v", n, err)
 		}
 		r.mustStop()

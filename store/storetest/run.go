@@ -18,8 +18,8 @@ type Journal interface {
 	gateway.Log
 	Run(ctx context.Context, to store.Releaser) error
 	Next() uint64
-	Last(filters gateway.Filters, n int) ([]*gateway.Event, error)
-	Count(from uint64, filters gateway.Filters) (uint64, error)
+	Last(want gateway.Matcher, n int) ([]*gateway.Event, error)
+	Count(from, to uint64, want gateway.Matcher) (uint64, error)
 	Replay(from uint64, fn func(*gateway.Event) error) error
 	Close() error
 }

@@ -103,7 +103,31 @@ func openBadger(dir string, log *slog.Logger) (db *badger.DB, err error) {
 	if err := checkOptions(o); err != nil {
 		return nil, err
 	}
+	if err := removeEmpty(dir); err != nil {
+		return nil, err
+	}
 	return badger.Open(o)
+}
+
+// removeEmpty removes logs without a byte in them. A kill between open(2) and ftruncate(2) leaves
+// such, and Badger does not open what has one.
+func removeEmpty(dir string) error {
+	for _, pattern := range []string{"*.mem", "*.vlog"} {
+		paths, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			info, err := os.Stat(path)
+			if err == nil && info.Size() == 0 {
+				err = os.Remove(path)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // openGuarded calls open, which opens what is in dir. If it fails, or ended the process three times,

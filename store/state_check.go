@@ -4,11 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/fb"
 	"github.com/dgraph-io/badger/v4/pb"
 	"github.com/dgraph-io/badger/v4/y"
@@ -20,7 +23,7 @@ import (
 // recover of ours reaches; on other damage compaction drops what it cannot read without a
 // word. The state is small, so this costs a fraction of a second.
 func checkTables(dir string) (err error) {
-	paths, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	paths, err := tables(dir)
 	if err != nil {
 		return err
 	}
@@ -36,6 +39,91 @@ func checkTables(dir string) (err error) {
 	return nil
 }
 
+// tables are the paths of the tables that the manifest names. Others are halves that a kill left, and
+// Badger removes them.
+func tables(dir string) ([]string, error) {
+	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	m, _, err := badger.ReplayManifestFile(f, 0, badgerOptions(dir, slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	var paths []string
+	for id := range m.Tables {
+		paths = append(paths, filepath.Join(dir, fmt.Sprintf("%06d.sst", id)))
+	}
+	slices.Sort(paths)
+	return paths, nil
+}
+
+// checkBigTables is checkTables for a database that is too big to be read at every start: of the
+// tables beyond the first 16 MiB it reads the end, with the index. A block that is damaged is found
+// when it is read.
+func checkBigTables(dir string) error {
+	paths, err := tables(dir)
+	if err != nil {
+		return err
+	}
+	left := int64(16 << 20)
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err == nil {
+			if left -= info.Size(); left < 0 {
+				err = checkTableIndex(path, info.Size())
+			} else {
+				var b []byte
+				if b, err = os.ReadFile(path); err == nil {
+					err = checkTable(b)
+				}
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Base(path), err)
+		}
+	}
+	return nil
+}
+
+// checkTableIndex reads the end of a table until it has the index.
+func checkTableIndex(path string, size int64) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for tail := min(size, 16<<10); ; tail = min(size, tail*4) {
+		b := make([]byte, tail)
+		if _, err := f.ReadAt(b, size-tail); err != nil {
+			return err
+		}
+		_, err := tableIndex(b)
+		if err == nil || tail == size {
+			return err
+		}
+	}
+}
+
+// tableIndex is the index at the end of b, if its sum is right.
+func tableIndex(b []byte) (index []byte, err error) {
+	defer func() { // lengths that are nonsense
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errTableDamaged, p)
+		}
+	}()
+	rest, sum := cutTail(b)
+	_, index = cutTail(rest)
+	if err := checkSum(index, sum); err != nil {
+		return nil, fmt.Errorf("index: %w", err)
+	}
+	return index, nil
+}
+
 var errTableDamaged = errors.New("table is damaged")
 
 // checkTable checks the sums of one table: blocks, index, length of the index, sum of the
@@ -46,10 +134,9 @@ func checkTable(b []byte) (err error) {
 			err = fmt.Errorf("%w: %v", errTableDamaged, p)
 		}
 	}()
-	rest, sum := cutTail(b)
-	_, index := cutTail(rest)
-	if err := checkSum(index, sum); err != nil {
-		return fmt.Errorf("index: %w", err)
+	index, err := tableIndex(b)
+	if err != nil {
+		return err
 	}
 	x := fb.GetRootAsTableIndex(index, 0)
 	for i := range x.OffsetsLength() {

@@ -103,26 +103,39 @@ func openBadger(dir string, log *slog.Logger) (db *badger.DB, err error) {
 	if err := checkOptions(o); err != nil {
 		return nil, err
 	}
-	if err := removeEmpty(dir); err != nil {
+	if err := tidy(dir); err != nil {
 		return nil, err
 	}
 	return badger.Open(o)
 }
 
-// removeEmpty removes logs without a byte in them. A kill between open(2) and ftruncate(2) leaves
-// such, and Badger does not open what has one.
-func removeEmpty(dir string) error {
-	for _, pattern := range []string{"*.mem", "*.vlog"} {
+// unused are the files in which nothing of ours is, as no value is large enough for the value
+// log and nothing is encrypted. Damage in them is no reason to give a database up.
+var unused = []string{"*.vlog", "DISCARD", "KEYREGISTRY"}
+
+// tidy removes what is unused, and logs without a byte in them: a kill between open(2) and ftruncate(2)
+// leaves such, and Badger does not open what has one.
+func tidy(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.mem"))
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err == nil && info.Size() == 0 {
+			err = os.Remove(path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, pattern := range unused {
 		paths, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil {
 			return err
 		}
 		for _, path := range paths {
-			info, err := os.Stat(path)
-			if err == nil && info.Size() == 0 {
-				err = os.Remove(path)
-			}
-			if err != nil {
+			if err := os.Remove(path); err != nil {
 				return err
 			}
 		}

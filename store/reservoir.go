@@ -33,7 +33,7 @@ type Reservoir struct {
 
 	w     sync.Mutex // held by who changes something; taken before mu
 	stale bool       // a change failed, so the index may not be what is stored
-	fresh int64      // bytes put since the database was begun
+	fresh int64      // bytes in tables, and put since, about
 
 	mu      sync.RWMutex // guards what follows, for readers
 	db      *badger.DB   // nil when closed
@@ -129,7 +129,7 @@ func OpenReservoir(dir string, log *slog.Logger) (*Reservoir, error) {
 }
 
 func (r *Reservoir) open() error {
-	if err := checkBigTables(r.dir); err != nil {
+	if err := dropBadTables(r.dir, r.log); err != nil {
 		return err
 	}
 	db, err := openBadger(r.dir, r.log)
@@ -137,8 +137,9 @@ func (r *Reservoir) open() error {
 		return err
 	}
 	r.db = db
-	lsm, _ := db.Size()
-	r.fresh = lsm
+	for _, t := range db.Tables() {
+		r.fresh += int64(t.OnDiskSize)
+	}
 	err = r.load()
 	for _, h := range r.holders {
 		if err == nil && h.Done == discarded {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,11 +27,12 @@ func (r *Reservoir) load() error {
 	holders := map[string]*backlog{}
 	suspect := map[*backlog]bool{}
 	var halves []halfPut
+	counts := r.counts()
 	err := r.db.View(func(txn *badger.Txn) error {
 		err := each(txn, []byte{spaceHolder}, func(key, value []byte) error {
 			h := &backlog{}
 			if len(key) != 5 || json.Unmarshal(value, &h.ledger) != nil {
-				return fmt.Errorf("a ledger is damaged")
+				return errors.New("a ledger is damaged")
 			}
 			if h.Dropped == nil {
 				h.Dropped = map[string]uint64{}
@@ -42,10 +44,17 @@ func (r *Reservoir) load() error {
 		if err != nil {
 			return err
 		}
+		for _, l := range counts {
+			// They are noted after what they count is stored, so the database has gone back.
+			if h := holders[l.Name]; h != nil && l.Mark > h.Mark {
+				l.Gen = max(l.Gen, h.Gen)
+				h.ledger, suspect[h] = l, true
+			}
+		}
 		return each(txn, []byte{spaceIndex}, func(key, value []byte) error {
 			h := numbers[binary.BigEndian.Uint32(key[1:])]
 			if h == nil {
-				return fmt.Errorf("a ledger is missing")
+				return errors.New("a ledger is missing")
 			}
 			c, err := decodeEntry(key, value)
 			switch {
@@ -64,7 +73,7 @@ func (r *Reservoir) load() error {
 	if err != nil {
 		return err
 	}
-	if err := r.restore(holders); err != nil {
+	if err := r.restore(holders, counts); err != nil {
 		return err
 	}
 	out := &series{db: r.db}
@@ -268,18 +277,28 @@ func (r *Reservoir) noteCounts() {
 	}
 }
 
-// restore makes, in a fresh database, a ledger for everybody that the counts name: what they had is lost.
-func (r *Reservoir) restore(holders map[string]*backlog) error {
+// counts reads the note.
+func (r *Reservoir) counts() (all []ledger) {
 	b, err := os.ReadFile(r.countsPath())
-	var counts []ledger
 	if err == nil {
-		err = json.Unmarshal(b, &counts)
+		err = json.Unmarshal(b, &all)
 	}
-	if err != nil {
-		if aside, _ := filepath.Glob(r.dir + ".damaged-*"); len(holders) == 0 && len(aside) > 0 {
-			r.log.Error("a damaged reservoir was set aside, and how much was in it is not known", "error", err)
-		}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		r.log.Warn("the counts of the reservoir cannot be read", "error", err)
 		return nil
+	}
+	for i := range all {
+		if all[i].Dropped == nil {
+			all[i].Dropped = map[string]uint64{}
+		}
+	}
+	return all
+}
+
+// restore makes, in a fresh database, a ledger for everybody that the counts name: what they had is lost.
+func (r *Reservoir) restore(holders map[string]*backlog, counts []ledger) error {
+	if aside, _ := filepath.Glob(r.dir + ".damaged-[0-9]*"); len(holders) == 0 && len(counts) == 0 && len(aside) > 0 {
+		r.log.Error("a damaged reservoir was set aside, and how much was in it is not known")
 	}
 	var missing []ledger
 	for _, l := range counts {
@@ -293,8 +312,8 @@ func (r *Reservoir) restore(holders map[string]*backlog) error {
 	if len(holders) > 0 {
 		return fmt.Errorf("ledgers are missing: %d", len(missing))
 	}
-	err = r.db.View(func(txn *badger.Txn) error { // chunks without a ledger: set it aside
-		return each(txn, nil, func([]byte, []byte) error { return fmt.Errorf("all ledgers are missing") })
+	err := r.db.View(func(txn *badger.Txn) error { // chunks without a ledger: set it aside
+		return each(txn, nil, func([]byte, []byte) error { return errors.New("all ledgers are missing") })
 	})
 	if err != nil {
 		return err
@@ -303,9 +322,6 @@ func (r *Reservoir) restore(holders map[string]*backlog) error {
 	defer out.discard()
 	for _, l := range missing {
 		h := &backlog{ledger: l, number: uint32(len(holders))}
-		if h.Dropped == nil {
-			h.Dropped = map[string]uint64{}
-		}
 		holders[l.Name] = h
 		if err := r.heal(h, out); err != nil {
 			return err

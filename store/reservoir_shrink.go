@@ -26,8 +26,8 @@ var defaultKeep = []Step{{For: 24 * time.Hour}, {For: 14 * 24 * time.Hour, Every
 // is not after offset `after` is in flight and stays; so may what shares a chunk of 8 KiB with it.
 //
 // Thinning goes down to nine tenths, so that it is not needed at every put, and from the oldest on, so that
-// no more goes than has to. If the steps leave too much, their spans are halved until it fits: then it is
-// resolution that is lost, not all that is old. If the latest of each key is still too much, the oldest go.
+// no more goes than has to. If the steps leave too much, resolution is halved until it fits (newThinner): it is
+// detail that is lost, not all that is old. If the latest of each key is still too much, the oldest go.
 func (r *Reservoir) Shrink(holder string, after uint64, p Policy, maxBytes, now int64) error {
 	if err := r.begin(); err != nil {
 		return err

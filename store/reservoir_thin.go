@@ -1,6 +1,7 @@
 package store
 
 import (
+	"math"
 	"time"
 )
 
@@ -24,7 +25,7 @@ type Step struct {
 // no room are kept as if they were the only ones of theirs; what then is too much, the oldest of all, goes.
 const maxKeys = 100_000
 
-// maxHalvings is how often the spans are halved: 2^31 ms are 25 days.
+// maxHalvings is how often resolution is halved: 2^31 ms are 25 days, 2^31 minutes 4,000 years.
 const maxHalvings = 31
 
 // thinner decides, from the newest record to the oldest, which ones stay.
@@ -34,10 +35,17 @@ type thinner struct {
 	kept  map[uint64]int64 // the age of the last record of a key that was kept
 }
 
+// newThinner makes one for a ladder with half the resolution, that many times: the span in which every record
+// stays is halved, the intervals of which one stays are doubled.
 func newThinner(keep []Step, now int64, halvings int) *thinner {
 	t := &thinner{now: now, kept: map[uint64]int64{}}
 	for _, s := range keep {
-		s.For >>= halvings
+		switch {
+		case s.Every > 0:
+			s.Every = min(s.Every, math.MaxInt64>>halvings) << halvings
+		case !s.Latest:
+			s.For >>= halvings
+		}
 		t.steps = append(t.steps, s)
 	}
 	return t

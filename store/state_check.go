@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,80 +25,103 @@ import (
 // recover of ours reaches; on other damage compaction drops what it cannot read without a
 // word. The state is small, so this costs a fraction of a second.
 func checkTables(dir string) (err error) {
-	paths, err := tables(dir)
+	tables, _, err := manifest(dir)
 	if err != nil {
 		return err
 	}
-	for _, path := range paths {
-		b, err := os.ReadFile(path)
+	for _, id := range tables {
+		b, err := os.ReadFile(tablePath(dir, id))
 		if err == nil {
 			err = checkTable(b)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", filepath.Base(path), err)
+			return fmt.Errorf("table %d: %w", id, err)
 		}
 	}
 	return nil
 }
 
-// tables are the paths of the tables that the manifest names. Others are halves that a kill left, and
-// Badger removes them.
-func tables(dir string) ([]string, error) {
+// manifest is the list of the tables, and up to where its file is whole. Tables it does not name are halves that a
+// kill left, and Badger removes them.
+func manifest(dir string) (tables []uint64, end int64, err error) {
 	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		if left, _ := filepath.Glob(filepath.Join(dir, "*.sst")); len(left) > 0 {
+			return nil, 0, errors.New("the manifest is missing")
+		}
+		return nil, 0, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer f.Close()
-	m, _, err := badger.ReplayManifestFile(f, 0, badgerOptions(dir, slog.New(slog.DiscardHandler)))
+	m, end, err := badger.ReplayManifestFile(f, 0, badgerOptions(dir, slog.New(slog.DiscardHandler)))
 	if err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
+		return nil, 0, fmt.Errorf("manifest: %w", err)
 	}
-	var paths []string
-	for id := range m.Tables {
-		paths = append(paths, filepath.Join(dir, fmt.Sprintf("%06d.sst", id)))
-	}
-	slices.Sort(paths)
-	return paths, nil
+	return slices.Sorted(maps.Keys(m.Tables)), end, nil
 }
 
-// checkBigTables is checkTables for a database that is too big to be read at every start: of the
-// tables beyond the first 16 MiB it reads the end, with the index. A block that is damaged is found
-// when it is read.
-func checkBigTables(dir string) error {
-	paths, err := tables(dir)
+func tablePath(dir string, id uint64) string {
+	return filepath.Join(dir, fmt.Sprintf("%06d.sst", id))
+}
+
+// dropBadTables is for a database that is too big to be read at every start, and in which each table is
+// worth keeping. It reads the index of every table, and takes those out of the manifest, and out of
+// the directory, that are missing or have none. A block that is damaged is found when it is read.
+func dropBadTables(dir string, log *slog.Logger) error {
+	tables, end, err := manifest(dir)
 	if err != nil {
 		return err
 	}
-	left := int64(16 << 20)
-	for _, path := range paths {
-		info, err := os.Stat(path)
+	var changes pb.ManifestChangeSet
+	for _, id := range tables {
+		err := checkTableIndex(tablePath(dir, id))
 		if err == nil {
-			if left -= info.Size(); left < 0 {
-				err = checkTableIndex(path, info.Size())
-			} else {
-				var b []byte
-				if b, err = os.ReadFile(path); err == nil {
-					err = checkTable(b)
-				}
-			}
+			continue
 		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", filepath.Base(path), err)
+		log.Error("a table of the database is damaged and is set aside", "path", tablePath(dir, id), "error", err)
+		aside := fmt.Sprintf("%s.damaged-table-%06d", dir, id)
+		if err := os.Rename(tablePath(dir, id), aside); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
+		changes.Changes = append(changes.Changes, &pb.ManifestChange{Id: id, Op: pb.ManifestChange_DELETE})
 	}
-	return nil
+	if len(changes.Changes) == 0 {
+		return nil
+	}
+	b, err := proto.Marshal(&changes)
+	if err != nil {
+		return err
+	}
+	head := binary.BigEndian.AppendUint32(nil, uint32(len(b)))
+	head = binary.BigEndian.AppendUint32(head, crc32.Checksum(b, y.CastagnoliCrcTable))
+	f, err := os.OpenFile(filepath.Join(dir, badger.ManifestFilename), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Truncate(end); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(append(head, b...), end); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 // checkTableIndex reads the end of a table until it has the index.
-func checkTableIndex(path string, size int64) error {
+func checkTableIndex(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	size := info.Size()
 	for tail := min(size, 16<<10); ; tail = min(size, tail*4) {
 		b := make([]byte, tail)
 		if _, err := f.ReadAt(b, size-tail); err != nil {

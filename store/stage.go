@@ -108,7 +108,7 @@ func (s *State) commitNow(group []*change, large bool) (err error) {
 			err = gateway.Errorf(gateway.ErrTransient, "write state: badger panicked: %v", p)
 		}
 	}()
-	if err := s.checkFree(); err != nil {
+	if err := checkFree(s.dir); err != nil {
 		return err
 	}
 	if s.unfinished {

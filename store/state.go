@@ -8,12 +8,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/dgraph-io/badger/v4"
-	"github.com/dgraph-io/badger/v4/options"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -44,46 +42,6 @@ type State struct {
 	commits atomic.Uint64
 }
 
-// What fits in one Badger transaction of the options below, with room to spare; what is larger is
-// staged, see stage.go. Values are cut in pieces because of ristretto's allocator: on a
-// 32-bit machine it destroys data when a table builder outgrows its first chunk,
-// which blocks much larger than BlockSize make it do.
-const (
-	txnBytes  = 192 << 10
-	txnKeys   = 1500
-	pieceSize = 8 << 10
-	maxKey    = 32 << 10
-	maxBucket = 255
-	stateFree = 16 << 20 // bytes; with less on the disk Apply refuses: Badger dies of a full one
-)
-
-func stateOptions(dir string, log *slog.Logger) badger.Options {
-	o := badger.DefaultOptions(dir).
-		WithLogger(badgerLog{log}).
-		WithSyncWrites(true).
-		WithMemTableSize(2 << 20).
-		WithNumMemtables(2).
-		WithBlockSize(32 << 10).
-		WithBlockCacheSize(0).
-		WithIndexCacheSize(0).
-		WithValueLogFileSize(4 << 20).
-		WithNumLevelZeroTables(4).
-		WithNumLevelZeroTablesStall(8).
-		WithNumCompactors(2).
-		WithBaseTableSize(2 << 20).
-		WithBaseLevelSize(8 << 20).
-		WithCompression(options.None).
-		WithDetectConflicts(false).
-		WithMetricsEnabled(false).
-		WithNumGoroutines(1).
-		WithValueThreshold(64 << 10). // above every piece: the value log stays empty
-		WithNumVersionsToKeep(1).
-		WithVerifyValueChecksum(true).
-		WithChecksumVerificationMode(options.OnBlockRead)
-	o.TableSizeMultiplier = 1 // tables of one size, so that the pool has chunks of one size
-	return o
-}
-
 // OpenState opens the state in dir, or begins one. It fails if another process has it, or if
 // the disk is full (ErrFull); a damaged one is renamed to dir.damaged-N, which the log says, and
 // the callers roll forward from the journal.
@@ -103,7 +61,7 @@ func OpenState(dir string, log *slog.Logger) (*State, error) {
 		dir: dir, log: log, lock: lock,
 		requests: make(chan *change, 64), stopped: make(chan struct{}), ended: make(chan struct{}),
 	}
-	if err := s.open(); err != nil {
+	if err := openGuarded(dir, log, s.open); err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("open state in %s: %w", dir, err)
 	}
@@ -119,56 +77,10 @@ func (s *State) Lost() bool {
 }
 
 func (s *State) open() error {
-	if err := s.checkFree(); err != nil {
-		return err
-	}
-	attempts := strikes{s.dir + ".opening"}
-	tooMany, err := attempts.begin()
-	switch {
-	case err != nil:
-		return err
-	case tooMany:
-		err = fmt.Errorf("the process ended %d times while it was opened", maxStrikes)
-	default:
-		err = s.openBadger()
-	}
-	if err == nil {
-		return attempts.end()
-	}
-	if err := attempts.end(); err != nil {
-		return err
-	}
-	if errors.Is(writeKind(err), gateway.ErrFull) {
-		return gateway.Errorf(gateway.ErrFull, "%w", err)
-	}
-	aside := ""
-	for n := 1; ; n++ {
-		aside = fmt.Sprintf("%s.damaged-%d", s.dir, n)
-		if _, serr := os.Stat(aside); errors.Is(serr, os.ErrNotExist) {
-			break
-		}
-	}
-	if rerr := os.Rename(s.dir, aside); rerr != nil {
-		return errors.Join(err, rerr)
-	}
-	s.log.Error("the state is damaged; it is set aside and a fresh one begins", "path", aside, "error", err)
-	if err := os.MkdirAll(s.dir, 0o750); err != nil {
-		return err
-	}
-	return s.openBadger()
-}
-
-// openBadger turns a panic, which some damage causes, into an error.
-func (s *State) openBadger() (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("badger panicked: %v", p)
-		}
-	}()
 	if err := checkTables(s.dir); err != nil {
 		return err
 	}
-	db, err := badger.Open(stateOptions(s.dir, s.log))
+	db, err := openBadger(s.dir, s.log)
 	if err != nil {
 		return err
 	}
@@ -176,17 +88,6 @@ func (s *State) openBadger() (err error) {
 	if err := s.finishStaged(); err != nil {
 		db.Close()
 		return err
-	}
-	return nil
-}
-
-func (s *State) checkFree() error {
-	free, err := OSDisk{}.Free(filepath.Dir(s.dir))
-	if err != nil {
-		return err
-	}
-	if free < stateFree {
-		return gateway.Errorf(gateway.ErrFull, "the state needs %d bytes free on the disk and there are %d", stateFree, free)
 	}
 	return nil
 }
@@ -343,18 +244,3 @@ func (s *State) Close() error {
 	s.readers.Wait()
 	return errors.Join(s.db.Close(), s.lock.Close())
 }
-
-// badgerLog takes Badger's warnings and errors to the log; the rest it says is of no
-// use to who runs a gateway.
-type badgerLog struct{ log *slog.Logger }
-
-func (l badgerLog) Errorf(f string, a ...any) {
-	l.log.Error("badger", "said", strings.TrimSpace(fmt.Sprintf(f, a...)))
-}
-
-func (l badgerLog) Warningf(f string, a ...any) {
-	l.log.Warn("badger", "said", strings.TrimSpace(fmt.Sprintf(f, a...)))
-}
-
-func (badgerLog) Infof(string, ...any)  {}
-func (badgerLog) Debugf(string, ...any) {}

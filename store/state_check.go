@@ -4,11 +4,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/fb"
 	"github.com/dgraph-io/badger/v4/pb"
 	"github.com/dgraph-io/badger/v4/y"
@@ -20,20 +25,128 @@ import (
 // recover of ours reaches; on other damage compaction drops what it cannot read without a
 // word. The state is small, so this costs a fraction of a second.
 func checkTables(dir string) (err error) {
-	paths, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	tables, _, err := manifest(dir)
 	if err != nil {
 		return err
 	}
-	for _, path := range paths {
-		b, err := os.ReadFile(path)
+	for _, id := range tables {
+		b, err := os.ReadFile(tablePath(dir, id))
 		if err == nil {
 			err = checkTable(b)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", filepath.Base(path), err)
+			return fmt.Errorf("table %d: %w", id, err)
 		}
 	}
 	return nil
+}
+
+// manifest is the list of the tables, and up to where its file is whole. Tables it does not name are halves that a
+// kill left, and Badger removes them.
+func manifest(dir string) (tables []uint64, end int64, err error) {
+	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
+	if errors.Is(err, os.ErrNotExist) {
+		if left, _ := filepath.Glob(filepath.Join(dir, "*.sst")); len(left) > 0 {
+			return nil, 0, errors.New("the manifest is missing")
+		}
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	m, end, err := badger.ReplayManifestFile(f, 0, badgerOptions(dir, slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return nil, 0, fmt.Errorf("manifest: %w", err)
+	}
+	return slices.Sorted(maps.Keys(m.Tables)), end, nil
+}
+
+func tablePath(dir string, id uint64) string {
+	return filepath.Join(dir, fmt.Sprintf("%06d.sst", id))
+}
+
+// dropBadTables is for a database that is too big to be read at every start, and in which each table is
+// worth keeping. It reads the index of every table, and takes those out of the manifest, and out of
+// the directory, that are missing or have none. A block that is damaged is found when it is read.
+func dropBadTables(dir string, log *slog.Logger) error {
+	tables, end, err := manifest(dir)
+	if err != nil {
+		return err
+	}
+	var changes pb.ManifestChangeSet
+	for _, id := range tables {
+		err := checkTableIndex(tablePath(dir, id))
+		if err == nil {
+			continue
+		}
+		log.Error("a table of the database is damaged and is set aside", "path", tablePath(dir, id), "error", err)
+		aside := fmt.Sprintf("%s.damaged-table-%06d", dir, id)
+		if err := os.Rename(tablePath(dir, id), aside); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		changes.Changes = append(changes.Changes, &pb.ManifestChange{Id: id, Op: pb.ManifestChange_DELETE})
+	}
+	if len(changes.Changes) == 0 {
+		return nil
+	}
+	b, err := proto.Marshal(&changes)
+	if err != nil {
+		return err
+	}
+	head := binary.BigEndian.AppendUint32(nil, uint32(len(b)))
+	head = binary.BigEndian.AppendUint32(head, crc32.Checksum(b, y.CastagnoliCrcTable))
+	f, err := os.OpenFile(filepath.Join(dir, badger.ManifestFilename), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Truncate(end); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(append(head, b...), end); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// checkTableIndex reads the end of a table until it has the index.
+func checkTableIndex(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	size := info.Size()
+	for tail := min(size, 16<<10); ; tail = min(size, tail*4) {
+		b := make([]byte, tail)
+		if _, err := f.ReadAt(b, size-tail); err != nil {
+			return err
+		}
+		_, err := tableIndex(b)
+		if err == nil || tail == size {
+			return err
+		}
+	}
+}
+
+// tableIndex is the index at the end of b, if its sum is right.
+func tableIndex(b []byte) (index []byte, err error) {
+	defer func() { // lengths that are nonsense
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errTableDamaged, p)
+		}
+	}()
+	rest, sum := cutTail(b)
+	_, index = cutTail(rest)
+	if err := checkSum(index, sum); err != nil {
+		return nil, fmt.Errorf("index: %w", err)
+	}
+	return index, nil
 }
 
 var errTableDamaged = errors.New("table is damaged")
@@ -46,10 +159,9 @@ func checkTable(b []byte) (err error) {
 			err = fmt.Errorf("%w: %v", errTableDamaged, p)
 		}
 	}()
-	rest, sum := cutTail(b)
-	_, index := cutTail(rest)
-	if err := checkSum(index, sum); err != nil {
-		return fmt.Errorf("index: %w", err)
+	index, err := tableIndex(b)
+	if err != nil {
+		return err
 	}
 	x := fb.GetRootAsTableIndex(index, 0)
 	for i := range x.OffsetsLength() {

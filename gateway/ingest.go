@@ -44,6 +44,7 @@ type Rules interface {
 type Options struct {
 	Journal    Journal
 	Rules      Rules
+	Admit      func(e *Event) error // refuses what a stated limit has no room for; nil admits all
 	Observer   Observer
 	MaxPayload int              // bytes; 0 means MaxPayload
 	Now        func() time.Time // nil means time.Now
@@ -104,6 +105,11 @@ func (g *Gateway) ingest(ctx context.Context, e *Event, done func(error)) error 
 	}
 	if e.QoS > 2 {
 		return Errorf(ErrInvalid, "QoS %d does not exist", e.QoS)
+	}
+	if g.o.Admit != nil && e.Kind == Data {
+		if err := g.o.Admit(e); err != nil {
+			return err
+		}
 	}
 	e.Accepted = g.o.Now()
 	if g.o.Rules == nil || e.Kind == Change {

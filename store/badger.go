@@ -186,7 +186,7 @@ func openGuarded(dir string, log *slog.Logger, open func() error) error {
 }
 
 func checkFree(dir string) error {
-	free, err := OSDisk{}.Free(filepath.Dir(dir))
+	free, _, err := OSDisk{}.Space(filepath.Dir(dir))
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ type cachedFile struct {
 	f    File
 	refs int
 	used int64
+	gone bool // the segment is deleted
 }
 
 const (
@@ -43,7 +44,7 @@ func (c *fileCache) get(s *segment) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.open[s] = &cachedFile{f, 1, c.clock}
+	c.open[s] = &cachedFile{f: f, refs: 1, used: c.clock}
 	return f, nil
 }
 
@@ -51,6 +52,10 @@ func (c *fileCache) put(s *segment) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.open[s].refs--
+	if o := c.open[s]; o.gone && o.refs == 0 {
+		o.f.Close()
+		delete(c.open, s)
+	}
 	if len(c.open) <= maxOpen {
 		return
 	}
@@ -63,6 +68,18 @@ func (c *fileCache) put(s *segment) {
 	if oldest != nil {
 		c.open[oldest].f.Close() // it was only read
 		delete(c.open, oldest)
+	}
+}
+
+// drop forgets s, whose file is about to be deleted, so that its blocks are given back.
+func (c *fileCache) drop(s *segment) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if o := c.open[s]; o != nil {
+		if o.gone = true; o.refs == 0 {
+			o.f.Close()
+			delete(c.open, s)
+		}
 	}
 }
 
@@ -141,6 +158,15 @@ func (c *indexCache) use(s *segment) *index {
 	return x
 }
 
+func (c *indexCache) drop(s *segment) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, held := c.held[s]; held {
+		c.memory -= s.index.Load().memory
+		delete(c.held, s)
+	}
+}
+
 // hints remember where readers stopped, so that reading on costs no search.
 type hints struct {
 	mu     sync.Mutex
@@ -166,6 +192,16 @@ func (h *hints) put(s *segment, offset uint64, pos int64) {
 		}
 	}
 	h.places[hint{s, offset}] = pos
+}
+
+func (h *hints) drop(s *segment) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for k := range h.places {
+		if k.seg == s {
+			delete(h.places, k)
+		}
+	}
 }
 
 func (h *hints) take(s *segment, offset uint64) (int64, bool) {

@@ -84,7 +84,7 @@ func TestClockJumps(t *testing.T) {
 	dir, boot := t.TempDir(), "boot-1"
 	var events []*gateway.Event
 	run := func(n int, between func()) (epoch string) {
-		j, err := Open(Options{Dir: dir, Clock: c, BootID: func() string { return boot }, MachineID: func() string { return "m" }, KeepFree: -1})
+		j, err := Open(Options{Dir: dir, Clock: c, BootID: func() string { return boot }, MachineID: func() string { return "m" }, MinFree: MinFree{Bytes: 1}})
 		if err != nil {
 			t.Fatal(err)
 		}

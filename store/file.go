@@ -21,8 +21,8 @@ type Disk interface {
 	Remove(path string) error
 	// SyncDir makes the names in dir durable.
 	SyncDir(dir string) error
-	// Free is how many bytes the file system of dir has left for us.
-	Free(dir string) (int64, error)
+	// Space is how many bytes the file system of dir has left for us, and in all.
+	Space(dir string) (free, total int64, err error)
 }
 
 // File is one file of the journal.
@@ -66,12 +66,12 @@ func (OSDisk) SyncDir(dir string) error {
 	return d.Sync()
 }
 
-func (OSDisk) Free(dir string) (int64, error) {
+func (OSDisk) Space(dir string) (free, total int64, err error) {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(dir, &fs); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+		return 0, 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	return int64(fs.Bavail) * int64(fs.Bsize), nil
+	return int64(fs.Bavail) * int64(fs.Bsize), int64(fs.Blocks) * int64(fs.Bsize), nil
 }
 
 type osFile struct{ *os.File }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"sort"
+	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -14,10 +15,11 @@ import (
 // index says what a sealed segment holds, so that a reader who wants other topics
 // passes it without reading it.
 type index struct {
-	next   uint64 // the first offset behind the segment
-	end    int64  // bytes of the segment; more or less than that in the file is damage
-	events uint64 // Data entries
-	any    bool   // more topics than the index has room for: it may hold any
+	next   uint64        // the first offset behind the segment
+	end    int64         // bytes of the segment; more or less than that in the file is damage
+	events uint64        // Data entries
+	any    bool          // more topics than the index has room for: it may hold any
+	age    time.Duration // of the last entry
 	topics []topicEntry
 	places []place
 	memory int // bytes, about
@@ -65,6 +67,7 @@ func lookup(places []place, offset uint64) int64 {
 type indexBuilder struct {
 	topics map[string]*topicEntry
 	events uint64
+	age    time.Duration
 	bytes  int
 	any    bool
 	places []place
@@ -75,7 +78,8 @@ func newIndexBuilder() *indexBuilder {
 }
 
 // add notes a frame; it returns true if its place is one to remember.
-func (b *indexBuilder) add(kind gateway.Kind, topic string, offset uint64, pos int64) bool {
+func (b *indexBuilder) add(kind gateway.Kind, topic string, age time.Duration, offset uint64, pos int64) bool {
+	b.age = max(b.age, age)
 	if kind == gateway.Data {
 		b.events++
 		b.addTopic(topic, offset)
@@ -108,7 +112,7 @@ func (b *indexBuilder) addTopic(topic string, offset uint64) {
 func (b *indexBuilder) forget() { b.any, b.topics = true, nil }
 
 func (b *indexBuilder) finish(next uint64, end int64) *index {
-	x := &index{next: next, end: end, events: b.events, any: b.any, places: b.places}
+	x := &index{next: next, end: end, events: b.events, any: b.any, age: b.age, places: b.places}
 	for _, t := range b.topics {
 		x.topics = append(x.topics, *t)
 	}
@@ -124,6 +128,7 @@ func (x *index) encode(h *segHeader) []byte {
 	b = binary.AppendUvarint(b, x.next)
 	b = binary.AppendUvarint(b, uint64(x.end))
 	b = binary.AppendUvarint(b, x.events)
+	b = binary.AppendUvarint(b, uint64(x.age))
 	b = append(b, flag(x.any))
 	b = binary.AppendUvarint(b, uint64(len(x.topics)))
 	for _, t := range x.topics {
@@ -150,7 +155,7 @@ func decodeIndex(b []byte, h *segHeader) (*index, error) {
 		return nil, errIndex
 	}
 	d := decoder{rest: b[24:]}
-	x := &index{next: d.uvarint(), end: int64(d.uvarint()), events: d.uvarint(), any: d.byte() == 1}
+	x := &index{next: d.uvarint(), end: int64(d.uvarint()), events: d.uvarint(), age: time.Duration(d.uvarint()), any: d.byte() == 1}
 	for range min(d.uvarint(), indexTopics) {
 		t := topicEntry{d.string(), d.uvarint(), d.uvarint(), d.uvarint()}
 		x.topics = append(x.topics, t)

@@ -29,9 +29,9 @@ type Options struct {
 	FlushInterval time.Duration
 	// QueueSize bounds what waits for the writer, in bytes; default 4 MiB.
 	QueueSize int
-	// KeepFree is how much of the disk new segments leave to others, in bytes; default 32 MiB, and
-	// negative for nothing. Badger, which dies on a full disk, lives on it.
-	KeepFree int64
+	// MinFree is how much of the disk new segments leave to others; by default 5 %, but 1 GiB at
+	// most. See MinFree.
+	MinFree MinFree
 
 	Logger   *slog.Logger
 	Observer gateway.Observer
@@ -59,11 +59,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.QueueSize <= 0 {
 		o.QueueSize = 4 << 20
 	}
-	switch {
-	case o.KeepFree < 0:
-		o.KeepFree = 0
-	case o.KeepFree == 0:
-		o.KeepFree = 32 << 20
+	if o.MinFree == (MinFree{}) {
+		o.MinFree = DefaultMinFree
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -82,6 +79,23 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	o.Observer = o.Observer.OrNop()
 	return o, nil
+}
+
+// MinFree is a part of the disk in percent, but Bytes at most; without a part it is Bytes.
+type MinFree struct {
+	Percent float64
+	Bytes   int64
+}
+
+// DefaultMinFree is 5 %, but 1 GiB at most. Badger, which dies on a full disk, lives on it too.
+var DefaultMinFree = MinFree{5, 1 << 30}
+
+// of is what has to stay free of a disk with total bytes.
+func (m MinFree) of(total int64) int64 {
+	if m.Percent > 0 {
+		return min(int64(float64(total)*m.Percent/100), m.Bytes)
+	}
+	return m.Bytes
 }
 
 // Journal is the one ordered log. It is safe for concurrent use.
@@ -109,6 +123,7 @@ type Journal struct {
 	synced  atomic.Uint64              // offsets below are on stable storage
 	size    atomic.Int64               // bytes of the segments, with what is queued
 
+	room      roomKeeper
 	boundFull atomic.Bool // an entry was refused at MaxSize
 	diskFull  atomic.Bool // the last write met a full disk
 	failed    atomic.Pointer[error]
@@ -150,6 +165,7 @@ func Open(o Options) (*Journal, error) {
 	j.files.init(o.Disk)
 	j.indexes.init()
 	j.hints.init()
+	j.room.init()
 	if err := j.recover(); err != nil {
 		j.closeFiles()
 		return nil, fmt.Errorf("open journal in %s: %w", o.Dir, err)
@@ -182,7 +198,7 @@ func (j *Journal) Append(ctx context.Context, e *gateway.Event, need gateway.Dur
 	if err := j.failure(); err != nil {
 		return err
 	}
-	if err := j.take(int64(len(buf)), e.Kind); err != nil {
+	if err := j.take(ctx, int64(len(buf)), e.Kind); err != nil {
 		return err
 	}
 	err := j.queue.put(ctx, buf, entry{
@@ -195,20 +211,26 @@ func (j *Journal) Append(ctx context.Context, e *gateway.Event, need gateway.Dur
 	return err
 }
 
-// take reserves n bytes below the bound.
-func (j *Journal) take(n int64, kind gateway.Kind) error {
+// take reserves n bytes below the bound. While a keeper makes room it waits for a moment.
+func (j *Journal) take(ctx context.Context, n int64, kind gateway.Kind) error {
 	bound := j.o.MaxSize
 	if kind == gateway.Change {
 		bound += j.o.SegmentSize
 	}
-	if j.size.Add(n) <= bound {
-		return nil
+	for j.size.Add(n) > bound {
+		j.size.Add(-n)
+		if !j.room.wait(ctx) {
+			if kind == gateway.Data && !j.boundFull.Swap(true) {
+				j.log.Warn("the journal is full and refuses events", "max_size", j.o.MaxSize)
+			}
+			return gateway.Errorf(gateway.ErrFull, "the journal holds its %d bytes", j.o.MaxSize)
+		}
 	}
-	j.size.Add(-n)
-	if kind == gateway.Data && !j.boundFull.Swap(true) {
-		j.log.Warn("the journal is full and refuses events", "max_size", j.o.MaxSize)
+	if j.boundFull.Load() {
+		j.boundFull.Store(false)
+		j.log.Info("the journal has room again")
 	}
-	return gateway.Errorf(gateway.ErrFull, "the journal holds its %d bytes", j.o.MaxSize)
+	return nil
 }
 
 // failure is why the journal refuses everything, once it does.

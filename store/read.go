@@ -99,11 +99,33 @@ func (j *Journal) Read(from uint64, want gateway.Matcher, max int) (gateway.Batc
 		r.b.Next = min(j.oldest(segs), limit)
 	}
 	for !r.stop && r.b.Next < limit && r.budget > 0 && len(r.b.Events) < max {
-		if err := r.step(); err != nil {
+		if err := r.lostFile(r.step()); err != nil {
 			return gateway.Batch{Next: from}, err
 		}
 	}
 	return r.b, nil
+}
+
+// lostFile passes a segment whose file is gone: because it was let go of meanwhile, or because
+// somebody deleted it.
+func (r *reading) lostFile(err error) error {
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	at := segmentOf(r.segs, r.b.Next)
+	if at < 0 {
+		return err
+	}
+	if !r.listed(r.segs[at]) {
+		r.segs = *r.Journal.segs.Load()
+		return nil
+	}
+	bound := r.limit
+	if at+1 < len(r.segs) {
+		bound = min(bound, r.segs[at+1].first)
+	}
+	r.gap(r.hole(r.b.Next, bound))
+	return nil
 }
 
 // reading is one Read.
@@ -424,6 +446,9 @@ func (j *Journal) Count(from, to uint64, want gateway.Matcher) (events uint64, e
 			bound = min(bound, segs[i+1].first)
 		}
 		v, err := j.view(s, bound)
+		if errors.Is(err, os.ErrNotExist) { // let go of meanwhile
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -449,7 +474,7 @@ func (j *Journal) Count(from, to uint64, want gateway.Matcher) (events uint64, e
 			}
 			return true
 		})
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return 0, err
 		}
 	}
@@ -483,6 +508,9 @@ func (j *Journal) Last(want gateway.Matcher, n int) ([]*gateway.Event, error) {
 			bound = min(bound, segs[i+1].first)
 		}
 		v, err := j.view(s, bound)
+		if errors.Is(err, os.ErrNotExist) { // let go of meanwhile
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -519,7 +547,7 @@ func (j *Journal) Last(want gateway.Matcher, n int) ([]*gateway.Event, error) {
 					}
 					return true
 				})
-				if err != nil {
+				if err != nil && !errors.Is(err, os.ErrNotExist) {
 					return nil, err
 				}
 				for f := len(found) - 1; f >= 0 && len(newest) < n && bytes < lastBytes; f-- {

@@ -230,6 +230,7 @@ func (j *Journal) findTail(segs []*segment, t *table, rec *gateway.Recovery) (*t
 }
 
 func scanTail(s *segment, f File, size int64, h segHeader) *tail {
+	s.oldest.Store(-1)
 	tl := &tail{seg: s, f: f, size: size, next: s.first, build: newIndexBuilder()}
 	sc := newScanner(f, h.salt.seed(), segData, size)
 	sc.min = s.first
@@ -242,9 +243,13 @@ func scanTail(s *segment, f File, size int64, h segHeader) *tail {
 			tl.build.forget()
 		}
 		topic, _ := bodyTopic(fr.body)
-		tl.build.add(fr.kind, string(topic), fr.offset, fr.pos)
+		age := bodyAge(fr.body)
+		if tl.frames == 0 {
+			s.oldest.Store(int64(age))
+		}
+		tl.build.add(fr.kind, string(topic), age, fr.offset, fr.pos)
 		tl.frames++
-		tl.age = max(tl.age, bodyAge(fr.body))
+		tl.age = max(tl.age, age)
 		tl.last, tl.next = fr.offset, fr.offset+1
 	}
 	tl.end = sc.done

@@ -90,7 +90,8 @@ type segment struct {
 	end    atomic.Int64 // bytes readers may look at
 	index  atomic.Pointer[index]
 	sealed atomic.Bool
-	load   sync.Mutex // one loads the header or the index, the others wait
+	oldest atomic.Int64 // the age of the first entry, of the one that is being written; -1: there is none
+	load   sync.Mutex   // one loads the header or the index, the others wait
 	header atomic.Pointer[segHeader]
 
 	// Of the one that is being written; the writer appends, readers look a place up.
@@ -129,15 +130,18 @@ func (j *Journal) createSegment(epoch string, first uint64, size, need int64) (_
 	h := segHeader{epoch: epoch, first: first}
 	rand.Read(h.salt[:])
 	s := &segment{first: first, path: segPath(j.o.Dir, first)}
+	s.oldest.Store(-1)
 	s.end.Store(segData)
 	s.header.Store(&h)
 
-	if free, err := j.disk.Free(j.o.Dir); err == nil {
-		for size > need && free-size < j.o.KeepFree {
+	if free, total, err := j.disk.Space(j.o.Dir); err == nil {
+		keep := j.o.MinFree.of(total)
+		for size > need && free-size < keep {
 			size = max(need, size/2)
 		}
-		if free-size < j.o.KeepFree {
-			return nil, gateway.Errorf(gateway.ErrFull, "new segment: %d bytes are free on the disk and %d are kept in hand", free, j.o.KeepFree)
+		if free-size < keep {
+			j.room.ask()
+			return nil, gateway.Errorf(gateway.ErrFull, "new segment: %d bytes are free on the disk and journal.min_free keeps %d", free, keep)
 		}
 	}
 	f, err := j.disk.Open(s.path, true)

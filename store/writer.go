@@ -195,6 +195,9 @@ func (w *writer) run(ctx context.Context) {
 		case <-w.flush.C:
 			w.sync(0)
 			continue
+		case age := <-w.room.old:
+			w.retire(age)
+			continue
 		case <-ctx.Done():
 		case <-w.stop:
 		}
@@ -268,7 +271,7 @@ func (w *writer) writePart(b *batch, from, to int, buf []byte) {
 		if i < wait {
 			mid += int64(e.size)
 		}
-		if a.build.add(e.event.Kind, e.event.Topic, e.event.Offset, a.pos) {
+		if a.build.add(e.event.Kind, e.event.Topic, e.event.Age, e.event.Offset, a.pos) {
 			a.mu.Lock()
 			a.places = a.build.places
 			a.mu.Unlock()
@@ -276,6 +279,7 @@ func (w *writer) writePart(b *batch, from, to int, buf []byte) {
 		a.pos += int64(e.size)
 	}
 	w.last = next - 1
+	a.oldest.CompareAndSwap(-1, int64(b.entries[from].event.Age))
 	if !w.dirty {
 		w.dirty = true
 		w.flush.Reset(w.o.FlushInterval)
@@ -369,10 +373,20 @@ func (w *writer) roll(need int64) error {
 	}
 	w.size.Add(segData)
 	w.act = a
-	segs := *w.segs.Load()
-	segs = append(segs[:len(segs):len(segs)], a.segment)
-	w.segs.Store(&segs)
+	w.editSegs(func(segs []*segment) []*segment { return append(segs[:len(segs):len(segs)], a.segment) })
 	return nil
+}
+
+// retire begins a new segment if the active one begins with an entry older than age.
+func (w *writer) retire(age time.Duration) {
+	if w.act == nil || w.failure() != nil {
+		return
+	}
+	if oldest := w.act.oldest.Load(); oldest >= 0 && time.Duration(oldest) < age {
+		if err := w.roll(0); err != nil {
+			w.log.Warn("cannot begin a new segment for age", "error", err)
+		}
+	}
 }
 
 // reserve makes sure that n more offsets may be given out.

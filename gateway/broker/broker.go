@@ -102,6 +102,21 @@ func (b *Broker) Run(ctx context.Context) error {
 	return b.checkpoint()
 }
 
+// Saved is the offset from which New would read the journal if it were made now.
+func (b *Broker) Saved() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.saved
+}
+
+// Checkpoint asks for a checkpoint soon. It does not wait.
+func (b *Broker) Checkpoint() {
+	select {
+	case b.early <- struct{}{}:
+	default:
+	}
+}
+
 // shutdown closes every connection and sends the wills that wait.
 func (b *Broker) shutdown() {
 	defer b.quit()
@@ -218,10 +233,7 @@ func (b *Broker) deliver(e *gateway.Event) {
 	}()
 	b.apply(e)
 	if len(b.dirty) >= checkpointAt {
-		select {
-		case b.early <- struct{}{}:
-		default:
-		}
+		b.Checkpoint()
 	}
 	if e.Kind != gateway.Data || e.Expired(b.o.Age()) {
 		return

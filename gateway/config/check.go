@@ -130,6 +130,7 @@ func userStateDir() (string, error) {
 // written more often than a page of it can bear.
 const (
 	minJournal = 8 * gateway.MaxPayload
+	minAge     = time.Second
 	minFlush   = 10 * time.Millisecond
 	maxFlush   = time.Hour
 )
@@ -138,6 +139,12 @@ func (k *checker) journal() {
 	j := k.Config.Journal
 	if j.MaxSize < minJournal {
 		k.fail(at("journal", "max_size"), "max_size %s is too small; the least is %s", j.MaxSize, Size(minJournal))
+	}
+	if j.MaxAge != 0 && j.MaxAge < minAge {
+		k.fail(at("journal", "max_age"), "max_age must be %v or more, or 0 to keep what there is room for", minAge)
+	}
+	if p := j.MinFree.Percent; p < 0 || p > 90 {
+		k.fail(at("journal", "min_free"), "min_free must be 0% to 90%, or a size")
 	}
 	if j.FlushInterval < minFlush || j.FlushInterval > maxFlush {
 		k.fail(at("journal", "flush_interval"), "flush_interval must be 10ms to 1h")

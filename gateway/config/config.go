@@ -55,6 +55,8 @@ type Listeners struct {
 // Journal bounds the store.
 type Journal struct {
 	MaxSize       Size          `yaml:"max_size"`       // default 2GiB
+	MaxAge        time.Duration `yaml:"max_age"`        // default 7d; 0: what there is room for
+	MinFree       Share         `yaml:"min_free"`       // default 5%, but 1GiB at most
 	FlushInterval time.Duration `yaml:"flush_interval"` // default 1s
 }
 
@@ -152,7 +154,7 @@ func Load(file string) (*Config, error) {
 func defaults() *Config {
 	c := &Config{
 		Gateway: Gateway{ID: hostID(os.Hostname()), Site: "weir"},
-		Journal: Journal{MaxSize: 2 << 30, FlushInterval: time.Second},
+		Journal: Journal{MaxSize: 2 << 30, MaxAge: 7 * 24 * time.Hour, MinFree: Share{Percent: 5}, FlushInterval: time.Second},
 	}
 	c.Listeners.MQTT.Address = "127.0.0.1:1883"
 	c.Listeners.HTTP.Address = "127.0.0.1:8080"

@@ -71,3 +71,27 @@ func parseUnit(s string, units []unit) (int64, bool) {
 	}
 	return 0, false
 }
+
+// Share is a part of something in percent, or a size: 5% or 1GiB.
+type Share struct {
+	Percent float64 // 0: Bytes says it
+	Bytes   Size
+}
+
+// UnmarshalText reads 5%, 0.5% or a size.
+func (s *Share) UnmarshalText(text []byte) error {
+	if number, ok := strings.CutSuffix(string(text), "%"); ok {
+		percent, err := strconv.ParseFloat(number, 64)
+		if err != nil {
+			return fmt.Errorf("%q: expected a part such as 5%%, or a size such as 1GiB", text)
+		}
+		*s = Share{Percent: percent}
+		return nil
+	}
+	size, err := parseSize(string(text))
+	if err != nil {
+		return fmt.Errorf("%q: expected a part such as 5%%, or a size such as 1GiB", text)
+	}
+	*s = Share{Bytes: size}
+	return nil
+}

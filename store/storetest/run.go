@@ -91,7 +91,7 @@ func start(t testing.TB, open Open, o store.Options) *running {
 		defer r.mu.Unlock()
 		r.damaged = append(r.damaged, g)
 	}
-	o.KeepFree = -1
+	o.MinFree = store.MinFree{Bytes: 1}
 	if o.SegmentSize == 0 {
 		o.SegmentSize = 256 << 10 // scanned quickly, also with the race detector
 	}

@@ -57,6 +57,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/gateway"
@@ -141,7 +142,7 @@ func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func()
 	c := &connection{s: s, client: client, life: life, end: end, done: done}
 	s.dialed.Store(nil)
 
-	err = c.within(s.dialer.Timeout(), "no answer", func() error { return c.hello() })
+	err = c.within(s.dialer.Timeout(), "no answer", c.hello)
 	if err == nil {
 		up()
 		err = c.run(events)
@@ -182,13 +183,22 @@ func (c *connection) within(limit time.Duration, what string, fn func() error) e
 // asked for here so that an account without the right to write anything is the
 // uplink's state and no event's fault.
 func (c *connection) hello() error {
-	if err := c.client.Ping(c.life); err != nil {
+	if err := c.ping(); err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
 	if _, _, err := c.client.ProducerID(c.life); err != nil {
 		return fmt.Errorf("ask for a producer id: %w", err)
 	}
 	return nil
+}
+
+// ping asks any broker who else there is: the cheapest question. The client's own Ping gives one
+// request to a second broker while the first may still look at it.
+func (c *connection) ping() error {
+	who := kmsg.NewPtrMetadataRequest()
+	who.Topics = []kmsg.MetadataRequestTopic{}
+	_, err := who.RequestWith(c.life, c.client)
+	return err
 }
 
 // run sends until events is closed and all is answered, or the connection is lost.
@@ -199,7 +209,7 @@ func (c *connection) run(events <-chan *gateway.Event) error {
 			err = c.round(batch)
 		}
 		if err == nil && open && len(batch) == 0 {
-			err = c.within(c.s.c.AckTimeout, "no answer to a ping", func() error { return c.client.Ping(c.life) })
+			err = c.within(c.s.c.AckTimeout, "no answer to a ping", c.ping)
 		}
 		if err != nil {
 			return err

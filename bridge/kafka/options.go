@@ -13,15 +13,16 @@ import (
 	"github.com/weir-iot/weir/gateway"
 )
 
-// How long franz-go may go on by itself about a topic that does not exist or an error that the
-// broker keeps answering. Both end within AckTimeout, and long after a topic that the
-// broker creates on demand is there.
-const (
-	tries     = 12
-	tryPause  = 500 * time.Millisecond // at most, between two of them
-	firstTry  = 50 * time.Millisecond
-	idleLimit = 9 * time.Minute // brokers close after ten
-)
+const idleLimit = 9 * time.Minute // brokers close after ten
+
+// tries is how often franz-go may ask again by itself about a topic that does not exist, and
+// send again after an error that the broker has answered. pause is between two of them. Together they
+// end within AckTimeout, but leave a broker time to create a topic or to elect a leader.
+const tries = 8
+
+func (s *Sink) pause() time.Duration {
+	return max(10*time.Millisecond, min(s.c.AckTimeout/20, time.Second))
+}
 
 // A record may be as large as the broker likes; who says no is the broker.
 const (
@@ -110,9 +111,10 @@ func (s *Sink) clientOptions() ([]kgo.Opt, error) {
 		kgo.Dialer(s.dial),
 		kgo.ConnIdleTimeout(idleLimit),
 		kgo.RequestTimeoutOverhead(s.c.AckTimeout),
-		kgo.MetadataMinAge(firstTry),
+		kgo.RequestRetries(len(s.c.Brokers)),
+		kgo.MetadataMinAge(s.pause()),
 		kgo.RetryBackoffFn(func(failures int) time.Duration {
-			return min(firstTry<<min(failures-1, 10), tryPause)
+			return min(50*time.Millisecond<<min(failures-1, 10), s.pause())
 		}),
 
 		kgo.RequiredAcks(kgo.AllISRAcks()),

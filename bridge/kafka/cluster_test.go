@@ -2,6 +2,7 @@ package kafka_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"slices"
@@ -25,8 +26,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // cluster is a broker behind a link that can fail. It tells clients to come over the link; the
 // test itself goes around it.
 type cluster struct {
-	link   *bridgetest.Proxy
-	direct string
+	link    *bridgetest.Proxy
+	direct  string
+	tls     *tls.Config // for the test's own way
+	options []kgo.Opt
 }
 
 // startFake starts kfake, franz-go's own broker, until the test ends.
@@ -71,9 +74,12 @@ func (c *cluster) client(t testing.TB, options ...kgo.Opt) *kgo.Client {
 		kgo.SeedBrokers(c.direct), kgo.DisableClientMetrics(), kgo.DisableFetchSessions(),
 		kgo.FetchMaxWait(10 * time.Millisecond), kgo.MetadataMinAge(10 * time.Millisecond),
 		kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
+			if c.tls != nil {
+				return (&tls.Dialer{Config: c.tls}).DialContext(ctx, network, c.direct)
+			}
 			return (&net.Dialer{}).DialContext(ctx, network, c.direct)
 		}),
-	}, options...)...)
+	}, append(options, c.options...)...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,6 +52,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync/atomic"
 	"time"
@@ -183,7 +184,11 @@ func (c *connection) within(limit time.Duration, what string, fn func() error) e
 // asked for here so that an account without the right to write anything is the
 // uplink's state and no event's fault.
 func (c *connection) hello() error {
-	if err := c.ping(); err != nil {
+	err := c.ping()
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the far end closed the connection: are tls and the account right?")
+	}
+	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
 	if _, _, err := c.client.ProducerID(c.life); err != nil {

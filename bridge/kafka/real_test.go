@@ -18,9 +18,8 @@ import (
 )
 
 // startKafka starts Apache Kafka, one node of KRaft, until the test ends; it skips the test where
-// there is none. What is in more stands in its server.properties, and what is in format follows
-// the format command. Its secure port is listed as SASL_SSL if more configures one.
-func startKafka(t *testing.T, secure bool, format []string, more ...string) (c *cluster, securePort string) {
+// there is none. Besides the link it listens at secure, for who has p's papers and the account.
+func startKafka(t *testing.T, p papers) (c *cluster, secure string) {
 	t.Helper()
 	libs, err := exec.Command("testdata/fetch").Output()
 	if err != nil {
@@ -34,12 +33,7 @@ func startKafka(t *testing.T, secure bool, format []string, more ...string) (c *
 	dir := t.TempDir()
 	c = &cluster{direct: "127.0.0.1:" + ports[0]}
 	c.link = bridgetest.NewProxy(t, c.direct)
-	listeners := fmt.Sprintf("PLAINTEXT://%s,CONTROLLER://127.0.0.1:%s", c.direct, ports[1])
-	advertised := "PLAINTEXT://" + c.link.Addr()
-	if secure {
-		listeners += ",SASL_SSL://127.0.0.1:" + ports[2]
-		advertised += ",SASL_SSL://127.0.0.1:" + ports[2]
-	}
+	secure = "127.0.0.1:" + ports[2]
 	properties := filepath.Join(dir, "server.properties")
 	text := strings.Join(append([]string{
 		"process.roles=broker,controller",
@@ -48,14 +42,14 @@ func startKafka(t *testing.T, secure bool, format []string, more ...string) (c *
 		"controller.listener.names=CONTROLLER",
 		"listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL",
 		"inter.broker.listener.name=PLAINTEXT",
-		"listeners=" + listeners,
-		"advertised.listeners=" + advertised,
+		fmt.Sprintf("listeners=PLAINTEXT://%s,SASL_SSL://%s,CONTROLLER://127.0.0.1:%s", c.direct, secure, ports[1]),
+		fmt.Sprintf("advertised.listeners=PLAINTEXT://%s,SASL_SSL://%s", c.link.Addr(), secure),
 		"log.dirs=" + filepath.Join(dir, "data"),
 		"offsets.topic.replication.factor=1",
 		"offsets.topic.num.partitions=1",
 		"group.initial.rebalance.delay.ms=0",
 		"auto.create.topics.enable=false",
-	}, more...), "\n")
+	}, p.properties(t)...), "\n")
 	if err := os.WriteFile(properties, []byte(text+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +59,9 @@ func startKafka(t *testing.T, secure bool, format []string, more ...string) (c *
 			"-cp", strings.TrimSpace(string(libs)) + "/*",
 		}, args...)...)
 	}
-	out, err := java(t.Context(), append([]string{"kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", properties}, format...)...).CombinedOutput()
+	user := fmt.Sprintf(`[name=%s,password="%s"]`, account, password)
+	out, err := java(t.Context(), "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", properties,
+		"--add-scram", "SCRAM-SHA-256="+user, "--add-scram", "SCRAM-SHA-512="+user).CombinedOutput()
 	if err != nil {
 		t.Fatalf("format: %v\n%s", err, out)
 	}
@@ -93,7 +89,7 @@ func startKafka(t *testing.T, secure bool, format []string, more ...string) (c *
 		conn, err := net.DialTimeout("tcp", c.direct, time.Second)
 		if err == nil {
 			conn.Close()
-			return c, ports[2]
+			return c, secure
 		}
 		select {
 		case <-ended:
@@ -137,7 +133,14 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
+// TestKafka is everything against the real one.
 func TestKafka(t *testing.T) {
-	c, _ := startKafka(t, false, nil)
+	p := issue(t)
+	c, secure := startKafka(t, p)
 	bridgetest.Run(t, c.farEnd)
+	t.Run("too large", func(t *testing.T) { checkTooLarge(t, c) })
+	t.Run("small topic", func(t *testing.T) { checkSmallTopic(t, c) })
+	t.Run("unknown topic", func(t *testing.T) { checkUnknownTopic(t, c) })
+	t.Run("accounts", func(t *testing.T) { checkAccounts(t, c, secure, p) })
+	t.Run("denied", func(t *testing.T) { checkDenied(t, c, secure, p, c.newTopic(t, 1), c.close(t, c.newTopic(t, 1))) })
 }

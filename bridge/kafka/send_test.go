@@ -280,3 +280,15 @@ func TestCancel(t *testing.T) {
 		c.link.Heal()
 	}
 }
+
+// A topic that the broker creates on demand is not given up before it is there.
+func TestAutoCreate(t *testing.T) {
+	c, _ := startFake(t, kfake.AllowAutoTopicCreation())
+	all := []*gateway.Event{event("new/1", "1"), event("new/2", "2"), event("new/1", "3")}
+	if got, err := send(t, newSink(t, c.link.Addr(), "{topic}"), all...); err != nil || fmt.Sprint(got.errs[all[0]], got.errs[all[1]], got.errs[all[2]]) != "<nil> <nil> <nil>" {
+		t.Fatalf("settled %v, ended with %v", got.errs, err)
+	}
+	if got := payloads((&reader{c: c, t: t, topic: "new.1"}).arrivals()); fmt.Sprint(got) != "[1 3]" {
+		t.Errorf("arrived %v", got)
+	}
+}

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // cluster is a broker behind a link that can fail. It tells clients to come over the link; the
 // test itself goes around it.
 type cluster struct {
-	link    *bridgetest.Proxy
+	link    *bridgetest.Proxy // nil: none
 	direct  string
 	tls     *tls.Config // for the test's own way
 	options []kgo.Opt
@@ -73,11 +73,14 @@ func (c *cluster) client(t testing.TB, options ...kgo.Opt) *kgo.Client {
 	cl, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(c.direct), kgo.DisableClientMetrics(), kgo.DisableFetchSessions(),
 		kgo.FetchMaxWait(10 * time.Millisecond), kgo.MetadataMinAge(10 * time.Millisecond),
-		kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
-			if c.tls != nil {
-				return (&tls.Dialer{Config: c.tls}).DialContext(ctx, network, c.direct)
+		kgo.Dialer(func(ctx context.Context, network, address string) (net.Conn, error) {
+			if c.link != nil {
+				address = c.direct
 			}
-			return (&net.Dialer{}).DialContext(ctx, network, c.direct)
+			if c.tls != nil {
+				return (&tls.Dialer{Config: c.tls}).DialContext(ctx, network, address)
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, address)
 		}),
 	}, append(options, c.options...)...)...)
 	if err != nil {

@@ -292,3 +292,50 @@ func TestAutoCreate(t *testing.T) {
 		t.Errorf("arrived %v", got)
 	}
 }
+
+// While partitions move from broker to broker, each event arrives once and in order.
+func TestLeadersMove(t *testing.T) {
+	fake, err := kfake.NewCluster(kfake.NumBrokers(3), kfake.SeedTopics(5, "moving"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fake.Close()
+	c := &cluster{direct: fake.ListenAddrs()[0]}
+	s := newSink(t, c.direct, "moving", func(c *kafka.Config) { c.BatchEvents = 20 })
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				fake.ShufflePartitionLeaders()
+			case <-stop:
+				return
+			}
+		}
+	}()
+	var all []*gateway.Event
+	for i := range 1000 {
+		all = append(all, event("k"+strconv.Itoa(i%7), strconv.Itoa(i)))
+	}
+	got, err := send(t, s, all...)
+	close(stop)
+	<-stopped
+	if err != nil || len(got.events) != len(all) {
+		t.Fatalf("settled %d, ended with %v", len(got.events), err)
+	}
+	next := map[string]int{}
+	records := (&reader{c: c, t: t, topic: "moving"}).all()
+	for _, r := range records {
+		n, _ := strconv.Atoi(string(r.Value))
+		if want := next[string(r.Key)]; n/7 != want {
+			t.Fatalf("%s: %d in place of number %d", r.Key, n, want)
+		}
+		next[string(r.Key)]++
+	}
+	if len(records) != len(all) {
+		t.Errorf("%d records of %d events", len(records), len(all))
+	}
+}

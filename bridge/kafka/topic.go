@@ -15,8 +15,8 @@ const maxTopic = 249
 const placeholder = "{topic}"
 
 // template names the Kafka topic of an event. In the event's topic "/" becomes "." and every
-// other character that Kafka does not allow becomes "-": not "_", because Kafka takes
-// names that differ only in "." and "_" for a collision. Two topics may become one; the
+// other character that Kafka does not allow becomes "-": not "_", because Kafka may refuse a
+// name that differs from another only in "." and "_". Two topics may become one; the
 // header weir-topic and the key tell them apart.
 type template struct {
 	before, after string

@@ -234,8 +234,10 @@ func TestStill(t *testing.T) {
 			events := make(chan *gateway.Event, 1)
 			var taken []error
 			s := newSink(t, c.link.Addr(), topic, impatient)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
 			began := time.Now()
-			err := s.Send(t.Context(), events, func() {
+			err := s.Send(ctx, events, func() {
 				c.link.Stall()
 				began = time.Now()
 				if when == "with an event" {

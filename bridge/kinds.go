@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/weir-iot/weir/bridge/kafka"
 	"github.com/weir-iot/weir/bridge/mqtt"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
@@ -13,6 +14,7 @@ import (
 // kinds is THE list of sinks. Each decodes its section of the configuration, strictly.
 func kinds() []kind {
 	return []kind{
+		{"kafka", newKafka},
 		{"mqtt", newMQTT},
 	}
 }
@@ -31,6 +33,14 @@ type deps struct {
 	key func(*gateway.Event) string
 	// lane counts the connections of the uplink; each has a sink of its own.
 	lane int
+}
+
+func newKafka(s config.Section, d deps) (Sink, error) {
+	var c kafka.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return kafka.New(c, d.gatewayID, s.Name(), d.key)
 }
 
 func newMQTT(s config.Section, d deps) (Sink, error) {

@@ -25,6 +25,7 @@ type FarEnd struct {
 	Sink     bridge.Sink
 	Arrivals func() []Arrival // in order of arrival, repeats included
 	NoIDs    bool             // the protocol has no place for the event's id
+	Once     bool             // it recognises a repeat and stores it once, so a lost acknowledgement need not show
 	Late     bool             // Arrivals may lag behind what the far end has acknowledged
 	Patience time.Duration    // how long anything may take until it counts as wrong; 0: 15 s
 

@@ -22,6 +22,11 @@ func TestDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	uplinks, err := filepath.Glob("../../docs/uplinks/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages = append(pages, uplinks...)
 	blocks := 0
 	for _, page := range append(pages, "../../README.md") {
 		text, err := os.ReadFile(page)

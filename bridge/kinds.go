@@ -29,6 +29,8 @@ type deps struct {
 	// key is the ordering key of an event, by the route that brought it: what a far end that
 	// partitions has to partition by.
 	key func(*gateway.Event) string
+	// lane numbers the parallel connections of an uplink, from 0.
+	lane int
 }
 
 func newMQTT(s config.Section, d deps) (Sink, error) {
@@ -36,7 +38,7 @@ func newMQTT(s config.Section, d deps) (Sink, error) {
 	if err := s.Decode(&c); err != nil {
 		return nil, err
 	}
-	return mqtt.New(c, d.gatewayID, s.Name())
+	return mqtt.New(c, d.gatewayID, s.Name(), d.lane)
 }
 
 // byTopic is the ordering key unless a route says otherwise.

@@ -22,6 +22,7 @@ type Tunnel struct {
 	Socks          bool
 	TLS            *tls.Config // speaks TLS itself: an https:// proxy
 	User, Password string      // empty: asks for none
+	To             string      // where every tunnel leads, if not to what it is asked for
 
 	l       net.Listener
 	mu      sync.Mutex
@@ -135,7 +136,11 @@ func (p *Tunnel) reach(address string) (net.Conn, error) {
 	if net.ParseIP(host) == nil {
 		host = "127.0.0.1"
 	}
-	conn, err := net.Dial("tcp", net.JoinHostPort(host, port))
+	to := net.JoinHostPort(host, port)
+	if p.To != "" {
+		to = p.To
+	}
+	conn, err := net.Dial("tcp", to)
 	if err == nil {
 		p.mu.Lock()
 		p.targets = append(p.targets, address)

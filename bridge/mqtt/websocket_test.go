@@ -203,7 +203,17 @@ func TestWebSocketRefused(t *testing.T) {
 		{"another key", answer(strings.Replace(right, "%s", "AAAA", 1) + "\r\n"), "its answer is no WebSocket handshake"},
 		{"no MQTT", answer(right + "\r\n"), "it does not speak MQTT there"},
 		{"an extension", answer(right + "Sec-WebSocket-Protocol: mqtt\r\nSec-WebSocket-Extensions: x\r\n\r\n"), "it uses an extension that was not offered"},
-		{"endless", answer("HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("X: "+strings.Repeat("x", 1000)+"\r\n", 200)), "the far end closed the connection"},
+		{"endless", func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			for _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n"); err == nil; {
+				_, err = io.WriteString(conn, "X: "+strings.Repeat("x", 1000)+"\r\n")
+			}
+		}, "the far end closed the connection"},
 		{"silence", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no answer within 300ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -201,8 +201,18 @@ func TestAzure(t *testing.T) {
 	}
 
 	// Over WebSocket the path says how the device proves itself.
-	if _, err := mqtt.New(mqtt.Config{Preset: "azure-iot-hub", URL: "wss://" + host, SharedAccessKey: "a2V5"}, "gw", "far", 0); err != nil {
-		t.Error(err)
+	plain := start(t, &bridgetest.Broker{})
+	f := startFront(t, plain.Addr(), &tls.Config{Certificates: []tls.Certificate{hub.ca.Server(host)}})
+	front := (&bridgetest.Tunnel{To: f.addr()}).Start(t)
+	ws, err := mqtt.New(mqtt.Config{
+		Preset: "azure-iot-hub", URL: "wss://" + host, SharedAccessKey: "a2V5", Config: dial.Config{Proxy: front.URL(), CAFile: hub.ca.File},
+	}, bridgetest.GatewayID, "far", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deliver(t, ws, gateway.Event{Topic: "a"})
+	if got, _ := f.seen(); got[0] != host+"/$iothub/websocket?iothub-no-client-cert=true" || front.Targets()[0] != host+":443" {
+		t.Errorf("asked %v for %v", front.Targets(), got)
 	}
 	// A certificate takes the place of the key.
 	cert, keyFile := hub.ca.ClientFiles("gw")

@@ -70,8 +70,12 @@ func handshake(conn net.Conn, r *bufio.Reader, at endpoint) error {
 	rand.Read(nonce[:])
 	key := base64.StdEncoding.EncodeToString(nonce[:])
 	path, query, _ := strings.Cut(at.path, "?")
+	usual := ":80"
+	if at.secure {
+		usual = ":443"
+	}
 	req := &http.Request{
-		Method: http.MethodGet, Host: at.address,
+		Method: http.MethodGet, Host: strings.TrimSuffix(at.address, usual), // RFC 9110 §7.2, as browsers do
 		URL: &url.URL{Opaque: path, RawQuery: query}, // as it was written: a $ stays one
 		Header: http.Header{
 			"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Key": {key},

@@ -29,7 +29,7 @@ type front struct {
 	target string
 
 	mu       sync.Mutex
-	requests []string // path and query
+	requests []string // host, path and query
 	pongs    int
 	conns    map[*websocket.Conn]bool
 	work     sync.WaitGroup
@@ -81,7 +81,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer broker.Close()
 	f.mu.Lock()
-	f.requests = append(f.requests, r.URL.String())
+	f.requests = append(f.requests, r.Host+r.URL.String())
 	f.conns[ws] = true
 	f.mu.Unlock()
 	ws.SetPongHandler(func(text string) error {
@@ -168,7 +168,7 @@ func TestWebSocket(t *testing.T) {
 				}
 			}
 			requests, pongs := f.seen()
-			if len(requests) != 1 || requests[0] != c.want || pongs < len(sizes) {
+			if len(requests) != 1 || requests[0] != f.addr()+c.want || pongs < len(sizes) {
 				t.Errorf("requests %q, %d pongs", requests, pongs)
 			}
 			if c.proxy != nil && len(c.proxy.Targets()) != 1 {

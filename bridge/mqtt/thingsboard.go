@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"unicode/utf8"
@@ -57,7 +58,7 @@ func thingsBoardReading(e *gateway.Event) (reading, error) {
 	valid := utf8.Valid(e.Payload)
 	if valid && json.Unmarshal(e.Payload, &r.Values) == nil && r.Values != nil {
 		for k, v := range r.Values {
-			if string(v) == "null" || k == "" {
+			if string(v) == "null" {
 				delete(r.Values, k)
 			}
 		}
@@ -72,7 +73,7 @@ func thingsBoardReading(e *gateway.Event) (reading, error) {
 	}
 	value := json.RawMessage(e.Payload)
 	switch {
-	case string(e.Payload) == "null" || len(e.Payload) == 0:
+	case len(e.Payload) == 0 || string(bytes.TrimSpace(e.Payload)) == "null":
 		return r, gateway.Errorf(gateway.ErrInvalid, "the payload has no value that ThingsBoard takes")
 	case valid && json.Valid(e.Payload):
 	case valid:

@@ -70,12 +70,9 @@ func handshake(conn net.Conn, r *bufio.Reader, at endpoint) error {
 	rand.Read(nonce[:])
 	key := base64.StdEncoding.EncodeToString(nonce[:])
 	path, query, _ := strings.Cut(at.path, "?")
-	usual := ":80"
-	if at.secure {
-		usual = ":443"
-	}
+	usual := map[bool]string{false: ":80", true: ":443"}[at.secure] // left out, as browsers do
 	req := &http.Request{
-		Method: http.MethodGet, Host: strings.TrimSuffix(at.address, usual), // RFC 9110 §7.2, as browsers do
+		Method: http.MethodGet, Host: strings.TrimSuffix(at.address, usual),
 		URL: &url.URL{Opaque: path, RawQuery: query}, // as it was written: a $ stays one
 		Header: http.Header{
 			"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Key": {key},

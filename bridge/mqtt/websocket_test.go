@@ -5,7 +5,6 @@ import (
 	"crypto/sha1"
 	"crypto/tls"
 	"encoding/base64"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -251,47 +250,6 @@ func TestMosquittoWebSocket(t *testing.T) {
 			Cut: p.Cut, LoseAcks: p.LoseAnswers, Stall: p.Stall, Refuse: p.Refuse, Heal: p.Heal,
 		}
 	})
-}
-
-// A broker that wants a certificate, through a proxy that wants an account.
-func TestMosquittoMutualTLS(t *testing.T) {
-	ca, stranger := bridgetest.NewAuthority(t), bridgetest.NewAuthority(t)
-	serverCert, serverKey := ca.ServerFiles("broker.example.com")
-	port := freePort(t)
-	m := bridgetest.StartMosquitto(t, "listener "+port+" 127.0.0.1", "cafile "+ca.File, "certfile "+serverCert, "keyfile "+serverKey,
-		"require_certificate true", "use_identity_as_username true")
-	far := bridgetest.Collect(t, m.Addr, "up/#")
-	proxy := (&bridgetest.Tunnel{User: "u", Password: "p"}).Start(t)
-	sink := func(a *bridgetest.Authority) *mqtt.Sink {
-		return newSink(t, "", "5", func(c *mqtt.Config) {
-			c.URL, c.Proxy, c.CAFile = "mqtts://broker.example.com:"+port, proxy.URL(), ca.File
-			if a != nil {
-				c.CertFile, c.KeyFile = a.ClientFiles("gw")
-			}
-		})
-	}
-	s := sink(ca)
-	for i := range 2 { // the second connection has a renewed certificate
-		c := send(t, s)
-		c.n = uint64(i)
-		c.event(gateway.Event{Topic: "up/a", Payload: fmt.Append(nil, i)})
-		if err := c.outcome(); err != nil {
-			t.Fatal(err)
-		}
-		close(c.events)
-		if err := c.end(); err != nil {
-			t.Fatal(err)
-		}
-		ca.ClientFiles("gw")
-	}
-	until(t, "both have arrived", func() bool { return len(far.Arrivals()) == 2 })
-	for _, a := range []*bridgetest.Authority{nil, stranger} {
-		if err := send(t, sink(a)).end(); err == nil {
-			t.Error("connected without a certificate of the authority")
-		} else {
-			t.Logf("refused: %v", err)
-		}
-	}
 }
 
 func freePort(t *testing.T) string {

@@ -34,8 +34,8 @@ func TestConfigErrors(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"uplinks:\n  cloud: {url: mqtt://h}\n", "weir.yaml:2:3: cloud has no sink"},
 		{"uplinks:\n  cloud: {sink: mqt, url: mqtt://h}\n", `weir.yaml:2:17: there is no sink "mqt", did you mean "mqtt"?`},
-		{"uplinks:\n  cloud: {sink: mqtt}\n", "weir.yaml:2:3: url: url is missing: mqtt://host or mqtts://host"},
-		{"uplinks:\n  cloud:\n    sink: mqtt\n    url: http://h\n", `weir.yaml:4:10: url: unknown scheme "http": mqtt:// or mqtts://`},
+		{"uplinks:\n  cloud: {sink: mqtt}\n", "weir.yaml:2:3: url: url is missing: mqtt://host, mqtts://host, ws://host/path or wss://host/path"},
+		{"uplinks:\n  cloud:\n    sink: mqtt\n    url: http://h\n", `weir.yaml:4:10: url: unknown scheme "http": mqtt://host, mqtts://host, ws://host/path or wss://host/path`},
 		{"uplinks:\n  cloud: {sink: mqtt, url: mqtt://h, windw: 5}\n", `weir.yaml:2:38: unknown key "windw", did you mean "window"?`},
 		{"uplinks:\n  cloud: {sink: mqtt, url: mqtt://h, keep_alive: 30}\n", `weir.yaml:2:50: "30": expected a duration such as 500ms, 5s, 10m, 2h or 7d`},
 		{"uplinks:\n  cloud: {sink: mqtt, url: mqtt://h, version: 4}\n", `weir.yaml:2:47: version: unknown MQTT version "4": 5 or 3.1.1`},

@@ -48,7 +48,7 @@ func newMQTT(s config.Section, d deps) (Sink, error) {
 	if err := s.Decode(&c); err != nil {
 		return nil, err
 	}
-	return mqtt.New(c, d.gatewayID, s.Name())
+	return mqtt.New(c, d.gatewayID, s.Name(), d.lane)
 }
 
 // newSink makes the sink of one section, and says of what kind it is.

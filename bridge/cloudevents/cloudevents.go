@@ -4,9 +4,12 @@
 package cloudevents
 
 import (
+	"bytes"
 	"encoding/json"
+	"mime"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/weir-iot/weir/gateway"
@@ -33,47 +36,68 @@ type Event struct {
 	DataBase64      []byte          `json:"data_base64,omitempty"`
 }
 
-// Encode returns e as a structured CloudEvent.
+// Encode returns e as a structured CloudEvent. A payload that is JSON is embedded as it is, unless
+// e's content type says that it is something else; text becomes a string, and the rest base64. The
+// error is gateway.ErrInvalid: JSON has no way to write a time beyond the year 9999.
 func Encode(e *gateway.Event, gatewayID string) ([]byte, error) {
 	face := e.Face(gatewayID)
 	c := Event{
-		SpecVersion: "1.0", ID: face.ID, Source: "/weir/" + gatewayID, Type: Type, Subject: e.Topic,
-		Time: face.Time, Device: face.Device, Quality: face.Quality, DataContentType: mediaType(e.ContentType),
+		SpecVersion: "1.0", ID: face.ID, Source: "/weir/" + gatewayID, Type: Type, Subject: plain(e.Topic),
+		Time: face.Time, Device: plain(face.Device), Quality: face.Quality,
 	}
+	declared, isJSON := mediaType(e.ContentType)
 	switch {
-	case face.Payload != nil:
-		c.Data = face.Payload
-		if c.DataContentType == "" || !isJSON(c.DataContentType) { // data that is JSON needs a type that says so (§3.1.1)
+	case face.Payload != nil && (declared == "" || isJSON):
+		c.Data, c.DataContentType = face.Payload, declared
+		if declared == "" {
 			c.DataContentType = "application/json"
 		}
 	case utf8.Valid(e.Payload):
-		text, err := json.Marshal(string(e.Payload))
-		if err != nil {
+		var err error
+		if c.Data, err = marshal(string(e.Payload)); err != nil {
 			return nil, err
 		}
-		c.Data = text
-		if c.DataContentType == "" || isJSON(c.DataContentType) { // a JSON string would be taken for JSON data
+		c.DataContentType = declared
+		if declared == "" || isJSON { // a JSON string would be taken for JSON data (JSON Event Format §3.1)
 			c.DataContentType = "text/plain"
 		}
 	default:
-		c.DataBase64 = e.Payload
-		if c.DataContentType == "" {
+		c.DataBase64, c.DataContentType = e.Payload, declared
+		if declared == "" {
 			c.DataContentType = "application/octet-stream"
 		}
 	}
-	return json.Marshal(c)
+	return marshal(c)
 }
 
-// mediaType passes what can be one: devices write what they like there.
-func mediaType(s string) string {
-	if kind, sub, ok := strings.Cut(s, "/"); !ok || kind == "" || sub == "" || strings.ContainsAny(s, "\x00\r\n") {
-		return ""
+// marshal is json.Marshal without the escapes that only HTML needs.
+func marshal(v any) ([]byte, error) {
+	var out bytes.Buffer
+	encode := json.NewEncoder(&out)
+	encode.SetEscapeHTML(false)
+	if err := encode.Encode(v); err != nil {
+		return nil, gateway.Errorf(gateway.ErrInvalid, "cloudevents: %w", err)
 	}
-	return s
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
 }
 
-func isJSON(mediaType string) bool {
-	base, _, _ := strings.Cut(mediaType, ";")
-	base = strings.TrimSpace(base)
-	return base == "application/json" || strings.HasSuffix(base, "+json")
+// mediaType passes what is one (RFC 2046, as §3.1.1 asks), and tells whether it declares JSON (JSON
+// Event Format §3.1). Devices write what they like there.
+func mediaType(s string) (declared string, isJSON bool) {
+	kind, _, err := mime.ParseMediaType(s)
+	if _, sub, ok := strings.Cut(kind, "/"); err == nil && ok && sub != "" && plain(s) == s {
+		return s, sub == "json" || strings.HasSuffix(sub, "+json")
+	}
+	return "", false
+}
+
+// plain replaces the characters that an attribute must not have (§3.3.1, String): controls and
+// noncharacters, which MQTT allows in topics and client ids. Invalid UTF-8 is replaced too.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r >= 0xFDD0 && r <= 0xFDEF || r&0xFFFE == 0xFFFE {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
 }

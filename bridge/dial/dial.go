@@ -4,20 +4,15 @@
 package dial
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"time"
-
-	"golang.org/x/net/proxy"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -25,7 +20,8 @@ import (
 // Config is the part of an uplink's section that says how its far end is reached.
 type Config struct {
 	// Proxy is http://, https:// or socks5://, with [user:password@]host:port. Names are
-	// resolved by the proxy. Default: none; the environment is not asked.
+	// resolved by the proxy. The certificate of an https:// one has to be of an authority that the
+	// system knows. Default: none; the environment is not asked.
 	Proxy string `yaml:"proxy"`
 	// CAFile holds the authorities for TLS, as PEM; default: the system's.
 	CAFile string `yaml:"ca_file"`
@@ -41,9 +37,10 @@ type Config struct {
 
 // Dialer makes connections.
 type Dialer struct {
-	c     Config
-	proxy *url.URL
-	tls   *tls.Config // nil without TLS
+	c      Config
+	proxy  *url.URL
+	tls    *tls.Config // nil without TLS
+	direct direct
 }
 
 const proxyForms = "http://host:port, https://host:port or socks5://host:port"
@@ -60,7 +57,7 @@ func New(c Config, secure bool) (*Dialer, error) {
 	d := &Dialer{c: c}
 	if c.Proxy != "" {
 		u, err := url.Parse(c.Proxy)
-		if err != nil || u.Host == "" || u.Hostname() == "" || u.Path != "" && u.Path != "/" { // err may show a password
+		if err != nil || u.Host == "" || u.Hostname() == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" { // err may show a password
 			return nil, gateway.BadKey("proxy", "not a proxy: %s", proxyForms)
 		}
 		switch {
@@ -127,6 +124,18 @@ func (d *Dialer) CertificateExpiry() time.Time {
 // Timeout is ConnectTimeout with its default filled in.
 func (d *Dialer) Timeout() time.Duration { return d.c.ConnectTimeout }
 
+// Offer sets the application protocols of the TLS hello (ALPN, RFC 7301). It belongs before the
+// first connection, and is for a far end that tells services on one port apart by them.
+func (d *Dialer) Offer(protocols ...string) {
+	if d.tls != nil {
+		d.tls.NextProtos = protocols
+	}
+}
+
+// WriteBuffer bounds what the kernel takes of each connection before the peer has it, in bytes. It
+// belongs before the first connection.
+func (d *Dialer) WriteBuffer(bytes int) { d.direct.writeBuffer = bytes }
+
 // Proxied tells whether there is a proxy.
 func (d *Dialer) Proxied() bool { return d.proxy != nil }
 
@@ -143,16 +152,16 @@ func (d *Dialer) TLS(address string) *tls.Config {
 }
 
 // Dial connects to address, host:port, by TCP, through the proxy, and under TLS if the Dialer
-// is secure. It ends with ctx or after Timeout. Errors are for people to read.
+// is secure. It ends with ctx or after Timeout, all of it together. Errors are for people to read.
 func (d *Dialer) Dial(ctx context.Context, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.c.ConnectTimeout)
+	defer cancel()
 	conn, err := d.DialTCP(ctx, address)
 	if err != nil || d.tls == nil {
 		return conn, err
 	}
-	shaking, cancel := context.WithTimeout(ctx, d.c.ConnectTimeout)
-	defer cancel()
 	secure := tls.Client(conn, d.TLS(address))
-	if err := secure.HandshakeContext(shaking); err != nil {
+	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("TLS: %w", d.words(err))
 	}
@@ -163,24 +172,15 @@ func (d *Dialer) Dial(ctx context.Context, address string) (net.Conn, error) {
 func (d *Dialer) DialTCP(ctx context.Context, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.c.ConnectTimeout)
 	defer cancel()
-	var direct net.Dialer
-	if d.proxy == nil {
-		conn, err := direct.DialContext(ctx, "tcp", address)
-		return conn, d.words(err)
-	}
 	var conn net.Conn
 	var err error
-	if d.proxy.Scheme == "socks5" {
-		var auth *proxy.Auth
-		if u := d.proxy.User; u != nil {
-			auth = &proxy.Auth{User: u.Username()}
-			auth.Password, _ = u.Password()
-		}
-		var socks proxy.Dialer
-		if socks, err = proxy.SOCKS5("tcp", d.proxy.Host, auth, &direct); err == nil {
-			conn, err = socks.(proxy.ContextDialer).DialContext(ctx, "tcp", address)
-		}
-	} else {
+	switch {
+	case d.proxy == nil:
+		conn, err = d.direct.DialContext(ctx, "tcp", address)
+		return conn, d.words(err)
+	case d.proxy.Scheme == "socks5":
+		conn, err = d.socks(ctx, address)
+	default:
 		conn, err = d.connectMethod(ctx, address)
 	}
 	if err != nil {
@@ -194,71 +194,4 @@ func (d *Dialer) words(err error) error {
 		return fmt.Errorf("no answer within %v", d.c.ConnectTimeout)
 	}
 	return err
-}
-
-// connectMethod asks an HTTP proxy for a tunnel (RFC 9110 §9.3.6).
-func (d *Dialer) connectMethod(ctx context.Context, address string) (net.Conn, error) {
-	var direct net.Dialer
-	conn, err := direct.DialContext(ctx, "tcp", d.proxy.Host)
-	if err != nil {
-		return nil, err
-	}
-	raw := conn
-	defer context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })() // ends a read that does not get on
-	if d.proxy.Scheme == "https" {
-		conn = tls.Client(conn, &tls.Config{ServerName: d.proxy.Hostname(), MinVersion: tls.VersionTLS12})
-	}
-	tunnel, err := askTunnel(conn, d.proxy.User, address)
-	if err != nil {
-		raw.Close()
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return nil, err
-	}
-	return tunnel, nil
-}
-
-func askTunnel(conn net.Conn, user *url.Userinfo, address string) (net.Conn, error) {
-	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: address}, Host: address, Header: http.Header{}}
-	if user != nil {
-		password, _ := user.Password()
-		req.Header.Set("Proxy-Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
-	}
-	if err := req.Write(conn); err != nil {
-		return nil, err
-	}
-	// A far end that speaks first may do so in the segment of the answer.
-	r := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(r, req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode/100 != 2 {
-		resp.Body.Close()
-		return nil, fmt.Errorf("it answers %s", resp.Status)
-	}
-	if n := r.Buffered(); n > 0 {
-		first, err := r.Peek(n)
-		if err != nil {
-			return nil, err
-		}
-		return &begun{conn, append([]byte(nil), first...)}, nil
-	}
-	return conn, nil
-}
-
-// begun is a connection of which some bytes were read already.
-type begun struct {
-	net.Conn
-	first []byte
-}
-
-func (c *begun) Read(b []byte) (int, error) {
-	if len(c.first) > 0 {
-		n := copy(b, c.first)
-		c.first = c.first[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
 }

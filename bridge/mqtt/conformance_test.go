@@ -17,12 +17,12 @@ func newSink(t *testing.T, addr, version string, change ...func(*mqtt.Config)) *
 	t.Helper()
 	c := mqtt.Config{
 		URL: "mqtt://" + addr, Version: version, Window: 64,
-		KeepAlive: time.Second, AckTimeout: 10 * time.Second, ConnectTimeout: 10 * time.Second,
+		KeepAlive: time.Second, AckTimeout: 10 * time.Second,
 	}
 	for _, f := range change {
 		f(&c)
 	}
-	s, err := mqtt.New(c, bridgetest.GatewayID, "far")
+	s, err := mqtt.New(c, bridgetest.GatewayID, "far", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,17 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
-
-// maxAnswer bounds a packet from the far end: nothing is subscribed to, so only CONNACK and
-// DISCONNECT have any size at all.
-const maxAnswer = 64 << 10
 
 // The two packets that both versions write alike (§3.12, §3.14).
 var (
@@ -27,33 +22,9 @@ var (
 // codec is one version of the protocol.
 type codec interface {
 	connect(to *bytes.Buffer, c *Config) error
-	// publish fails with gateway.ErrInvalid if the version has no way to say e.
-	publish(to *bytes.Buffer, packetID uint16, e *gateway.Event, id string, retain bool, now time.Time) error
+	// publish fails with gateway.ErrInvalid if the version has no way to say m.
+	publish(to *bytes.Buffer, packetID uint16, m *message, now time.Time) error
 	read(from *bufio.Reader) (answer, error)
-}
-
-// answer is a packet from the far end.
-type answer struct {
-	kind     byte // one of the constants below
-	packetID uint16
-	err      error // PUBACK, CONNACK: the refusal; DISCONNECT: why
-	limits   limits
-}
-
-const (
-	connack    = 2
-	puback     = 4
-	pingresp   = 13
-	disconnack = 14 // DISCONNECT from the far end, version 5
-)
-
-// limits are what a CONNACK tells. Zero means that it does not say.
-type limits struct {
-	window    int
-	maxPacket int
-	keepAlive time.Duration
-	noRetain  bool
-	noQoS1    bool
 }
 
 // flight is a publish without its PUBACK.
@@ -72,6 +43,8 @@ type link struct {
 	buf  bytes.Buffer
 
 	limits   limits
+	lasts    time.Duration // until the account has to be shown anew; 0: for ever
+	pace     pace
 	inFlight []flight // in order of sending
 	lastID   uint16
 
@@ -82,43 +55,22 @@ type link struct {
 }
 
 func newLink(s *Sink, conn net.Conn) *link {
-	return &link{
+	l := &link{
 		s: s, conn: conn,
 		r: bufio.NewReader(conn),
 		w: bufio.NewWriterSize(pacedWriter{conn, s.c.AckTimeout}, 16<<10),
 	}
-}
-
-// pacedWriter demands progress, not completion: a large payload over a slow link may take
-// its time, a link that takes nothing at all for limit is dead.
-type pacedWriter struct {
-	conn  net.Conn
-	limit time.Duration
-}
-
-func (w pacedWriter) Write(b []byte) (int, error) {
-	const chunk = 16 << 10
-	n := 0
-	for n < len(b) {
-		if err := w.conn.SetWriteDeadline(time.Now().Add(w.limit)); err != nil {
-			return n, err
-		}
-		m, err := w.conn.Write(b[n:min(n+chunk, len(b))])
-		n += m
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, fmt.Errorf("the link has taken nothing for %v", w.limit)
-		}
-		if err != nil {
-			return n, err
-		}
+	if s.c.Rate > 0 {
+		l.pace.every = time.Second / time.Duration(s.c.Rate)
 	}
-	return n, nil
+	return l
 }
 
-// connect says hello and waits for the CONNACK.
-func (l *link) connect(deadline time.Time) error {
+// connect says hello as c, for a connection that may last so long, and waits for the CONNACK.
+func (l *link) connect(c Config, lasts time.Duration, deadline time.Time) error {
+	l.lasts = lasts
 	l.buf.Reset()
-	if err := l.s.codec.connect(&l.buf, &l.s.c); err != nil {
+	if err := l.s.codec.connect(&l.buf, &c); err != nil {
 		return err
 	}
 	if err := l.flush(l.buf.Bytes()); err != nil {
@@ -130,7 +82,7 @@ func (l *link) connect(deadline time.Time) error {
 	a, err := l.read()
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("no CONNACK within %v", l.s.c.ConnectTimeout)
+		return fmt.Errorf("no CONNACK within %v", l.s.dialer.Timeout())
 	case err != nil:
 		return err
 	case a.kind != connack:
@@ -141,54 +93,10 @@ func (l *link) connect(deadline time.Time) error {
 		return errors.New("the far end takes QoS 0 only, and that has no acknowledgement")
 	}
 	l.limits = a.limits
+	if most := l.s.c.MaxPacket; most > 0 && (l.limits.maxPacket == 0 || most < l.limits.maxPacket) {
+		l.limits.maxPacket = most
+	}
 	return l.conn.SetReadDeadline(time.Time{})
-}
-
-// read reads one packet. A far end that sends what makes a codec panic (a property length
-// that is negative in 32 bits does) loses its connection, and nothing else happens.
-func (l *link) read() (a answer, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the far end sent a malformed packet: %v", p)
-		}
-	}()
-	if err := checkHeader(l.r); err != nil {
-		return answer{}, closed(err)
-	}
-	a, err = l.s.codec.read(l.r)
-	return a, closed(err)
-}
-
-func closed(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("the far end closed the connection")
-	}
-	return err
-}
-
-// checkHeader looks at the fixed header (§2.1) before a codec sees it: the codecs allocate
-// what it says, and know packets that have no business here.
-func checkHeader(r *bufio.Reader) error {
-	size := 0
-	for n := 2; n <= 5; n++ {
-		head, err := r.Peek(n)
-		if err != nil {
-			return err
-		}
-		switch kind := head[0] >> 4; kind {
-		case connack, puback, pingresp, disconnack:
-		default:
-			return fmt.Errorf("the far end sent a packet of type %d, which makes no sense here", kind)
-		}
-		size |= int(head[n-1]&0x7f) << (7 * (n - 2))
-		if head[n-1] < 0x80 {
-			if size > maxAnswer {
-				return fmt.Errorf("the far end sent a packet of %d bytes; at most %d make sense here", size, maxAnswer)
-			}
-			return nil
-		}
-	}
-	return errors.New("the far end sent a packet with a malformed length")
 }
 
 // run sends until events is closed and all is acknowledged, or the link is lost.
@@ -218,9 +126,17 @@ func (l *link) run(ctx context.Context, events <-chan *gateway.Event, done func(
 	defer tick.Stop()
 	now := time.Now()
 	l.acked, l.wrote, l.heard = now, now, now
+	var renew <-chan time.Time
+	if l.lasts > 0 {
+		renew = time.After(l.lasts)
+	}
+	var end error // what an orderly end is called
+	turn := time.NewTimer(0)
+	defer turn.Stop()
 	for {
 		in := events
-		if len(l.inFlight) >= window {
+		wait := l.pace.wait(time.Now())
+		if len(l.inFlight) >= window || wait > 0 {
 			in = nil
 		}
 		if in != nil {
@@ -236,10 +152,16 @@ func (l *link) run(ctx context.Context, events <-chan *gateway.Event, done func(
 			}
 		}
 		if events == nil && len(l.inFlight) == 0 {
-			return l.flush(disconnect)
+			if err := l.flush(disconnect); err != nil {
+				return err
+			}
+			return end
 		}
 		if err := l.flush(nil); err != nil {
 			return err
+		}
+		if wait > 0 {
+			turn.Reset(wait)
 		}
 		select {
 		case e, ok := <-in:
@@ -264,6 +186,11 @@ func (l *link) run(ctx context.Context, events <-chan *gateway.Event, done func(
 					return err
 				}
 			}
+		case <-turn.C:
+		case <-renew:
+			if events != nil {
+				events, end = nil, errRenew
+			}
 		case <-tick.C:
 			if err := l.watch(time.Now(), keepAlive); err != nil {
 				return err
@@ -274,25 +201,17 @@ func (l *link) run(ctx context.Context, events <-chan *gateway.Event, done func(
 	}
 }
 
-// listen reads packets until the connection ends.
-func (l *link) listen(to chan<- answer, quit <-chan struct{}) error {
-	for {
-		a, err := l.read()
-		if err != nil {
-			return err
-		}
-		select {
-		case to <- a:
-		case <-quit:
-			return nil
-		}
-	}
-}
+// errRenew ends a connection in order: the pump makes the next one.
+var errRenew = errors.New("the token is about to expire; connecting again with a new one")
 
 func (l *link) publish(e *gateway.Event, done func(*gateway.Event, error)) error {
 	l.buf.Reset()
 	id := l.nextID()
-	err := l.s.codec.publish(&l.buf, id, e, e.ID(l.s.gatewayID), e.Retain && !l.limits.noRetain, time.Now())
+	m, err := l.s.shaper.shape(e)
+	if err == nil {
+		m.retain = m.retain && !l.limits.noRetain
+		err = l.s.codec.publish(&l.buf, id, m, time.Now())
+	}
 	if err == nil && l.limits.maxPacket > 0 && l.buf.Len() > l.limits.maxPacket {
 		err = gateway.Errorf(gateway.ErrInvalid, "packet of %d bytes is larger than the %d that the far end takes", l.buf.Len(), l.limits.maxPacket)
 	}
@@ -304,6 +223,7 @@ func (l *link) publish(e *gateway.Event, done func(*gateway.Event, error)) error
 		return err
 	}
 	l.inFlight = append(l.inFlight, flight{packetID: id, event: e})
+	l.pace.took(time.Now())
 	_, err = l.w.Write(l.buf.Bytes())
 	return err
 }

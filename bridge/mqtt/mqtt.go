@@ -1,177 +1,234 @@
-// Package mqtt is the sink for an MQTT broker: version 5 (the default) and 3.1.1.
+// Package mqtt is the sink for an MQTT broker: version 5 (the default) and 3.1.1, over TCP, TLS or
+// WebSocket.
 //
 // Of the two paho modules only the packet codecs are used, not the clients: these keep
 // their own store of unacknowledged publishes and send it again when they like, while here
 // the pump is the one layer that retries. What is left for a publisher is small: one
 // connection, a window of QoS 1 publishes in flight, and a watch on a link that lies still.
 //
+// An event is shaped first: topics.go says what it is called at the far end, message.go what it carries.
+// preset.go knows what some services want; it fills in what the config leaves open.
+//
 // The event's id travels in the version 5 user property "weir-id". Version 3.1.1 has no
-// place for it, and its PUBACK has no place for a refusal: a broker that discards a
-// publish it does not allow acknowledges it all the same. Use version 5 where
-// the broker has it.
+// place for it but the payload (formats event and cloudevents), and its PUBACK has no place for a
+// refusal: a broker that discards a publish it does not allow acknowledges it all the same. Use
+// version 5 where the broker has it.
 package mqtt
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
+	"encoding/base64"
 	"fmt"
-	"net"
-	"net/url"
-	"os"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/gateway"
 )
 
 // Config is the uplink's section of weir.yaml.
 type Config struct {
-	URL      string `yaml:"url"`     // mqtt://host:1883 or mqtts://host:8883
-	CAFile   string `yaml:"ca_file"` // PEM; mqtts only; default: the system's authorities
+	dial.Config
+
+	// URL is mqtt://host:1883, mqtts://host:8883, ws://host:80/mqtt or wss://host:443/mqtt.
+	URL string `yaml:"url"`
+	// Preset names a service whose needs are known; see presets. Other keys override it.
+	Preset   string `yaml:"preset"`
 	Username string `yaml:"username"`
 	Password string `yaml:"password"`
 	ClientID string `yaml:"client_id"` // default weir-<gateway id>-<uplink id>; one per broker
 	Version  string `yaml:"version"`   // "5" (default) or "3.1.1"
 
+	// Topic is the topic at the far end, with {topic}, {gateway} and {device}; default "{topic}".
+	Topic string `yaml:"topic"`
+	// StripPrefix are levels that are taken off an event's topic before it becomes {topic}.
+	StripPrefix string `yaml:"strip_prefix"`
+	Format      string `yaml:"format"` // one of formats; default payload
+	// Retain keeps the retain flag of an event (keep, the default) or leaves it out (never).
+	Retain string `yaml:"retain"`
+
 	// Window is how many publishes may be in flight: 1 to 1000, default 128; the far end's
 	// Receive Maximum bounds it further.
 	Window int `yaml:"window"`
+	// Rate is how many publishes may go in a second; 0 does not limit them.
+	Rate int `yaml:"rate"`
+	// MaxPacket is the largest PUBLISH that is sent, in bytes; what is larger is a dead letter. The
+	// far end's Maximum Packet Size bounds it further; 0 is that alone.
+	MaxPacket int `yaml:"max_packet"`
 	// KeepAlive is how long the link may be silent before a ping; default 30s, at most 18h.
 	KeepAlive time.Duration `yaml:"keep_alive"`
 	// AckTimeout is how long a publish or a ping may wait for its answer before
 	// the link counts as dead; default 20s.
 	AckTimeout time.Duration `yaml:"ack_timeout"`
-	// ConnectTimeout bounds dialling, TLS and CONNACK together; default 10s.
-	ConnectTimeout time.Duration `yaml:"connect_timeout"`
+
+	// SharedAccessKey is a device's key at Azure IoT Hub, in base64. Passwords are made of it.
+	SharedAccessKey string `yaml:"shared_access_key"`
+	// TokenLifetime is how long such a password holds; default 1h, 1m to 30d. The sink connects
+	// again, with a new one, when four fifths of it are over.
+	TokenLifetime time.Duration `yaml:"token_lifetime"`
 }
 
 // Sink sends to one broker.
 type Sink struct {
-	c         Config
-	gatewayID string
-	address   string
-	tls       *tls.Config // nil for mqtt://
-	codec     codec
+	c      Config
+	at     endpoint
+	dialer *dial.Dialer
+	codec  codec
+	shaper shaper
+	key    []byte // Azure's shared access key
 }
 
-// New returns a sink for uplink of gatewayID. It opens nothing. A wrong value is a gateway.KeyError.
-func New(c Config, gatewayID, uplink string) (*Sink, error) {
-	s := &Sink{c: c, gatewayID: gatewayID}
-	if err := s.parseURL(); err != nil {
+// New returns a sink for uplink of gatewayID. An uplink may have parallel connections, lanes 0, 1, …:
+// all but the first put their number behind the client id. It opens nothing. A wrong value is
+// a gateway.KeyError.
+func New(c Config, gatewayID, uplink string, lane int) (*Sink, error) {
+	s := &Sink{c: c}
+	p, known := presets[c.Preset]
+	if !known {
+		return nil, gateway.BadKey("preset", "unknown preset %q: %s", c.Preset, list(presets))
+	}
+	var err error
+	if s.at, err = parseURL(c.URL, p); err != nil {
 		return nil, err
 	}
+	if s.c.ClientID == "" {
+		s.c.ClientID = "weir-" + gatewayID + "-" + uplink
+		if p.thing {
+			s.c.ClientID = gatewayID
+		}
+	}
+	if lane > 0 {
+		s.c.ClientID += "-" + strconv.Itoa(lane)
+	}
+	s.c.fill(p.defaults)
+	if p.complete != nil {
+		if err := p.complete(s, lane); err != nil {
+			return nil, err
+		}
+	}
+	s.c.fill(Config{Version: "5", Topic: "{topic}", Format: "payload", Retain: "keep", Window: 128})
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	s.shaper = shaper{gatewayID: gatewayID, format: formats[s.c.Format], retain: s.c.Retain == "keep", check: p.check, address: p.address}
+	if s.shaper.topics, err = parseTopics(s.c.Topic, s.c.StripPrefix, gatewayID); err != nil {
+		return nil, err
+	}
+	if s.dialer, err = dial.New(s.c.Config, s.at.secure); err != nil {
+		return nil, err
+	}
+	if p.offer != nil {
+		s.dialer.Offer(p.offer(s)...)
+	}
+	// What lies in the kernel's buffer looks sent. A small buffer keeps a slow link from
+	// looking like a dead one: with it, AckTimeout has to cover 64 KiB, not megabytes.
+	s.dialer.WriteBuffer(32 << 10)
+	return s, nil
+}
+
+// check looks at the values that are not looked at elsewhere, all defaults filled in.
+func (s *Sink) check() error {
+	c := &s.c
 	switch c.Version {
-	case "", "5":
+	case "5":
 		s.codec = v5{}
 	case "3.1.1":
 		s.codec = v311{}
 		if c.Password != "" && c.Username == "" {
-			return nil, gateway.BadKey("password", "MQTT 3.1.1 has no password without a username") // §3.1.2.9
+			return gateway.BadKey("password", "MQTT 3.1.1 has no password without a username") // §3.1.2.9
 		}
 	default:
-		return nil, gateway.BadKey("version", "unknown MQTT version %q: 5 or 3.1.1", c.Version)
+		return gateway.BadKey("version", "unknown MQTT version %q: 5 or 3.1.1", c.Version)
 	}
-	if s.c.ClientID == "" {
-		s.c.ClientID = "weir-" + gatewayID + "-" + uplink
+	if formats[c.Format] == nil {
+		return gateway.BadKey("format", "unknown format %q: %s", c.Format, list(formats))
 	}
-	for _, t := range []struct{ key, value string }{{"client_id", s.c.ClientID}, {"username", c.Username}, {"password", c.Password}} {
+	if c.Retain != "keep" && c.Retain != "never" {
+		return gateway.BadKey("retain", "retain is keep or never, not %q", c.Retain)
+	}
+	for _, t := range []struct{ key, value string }{{"client_id", c.ClientID}, {"username", c.Username}, {"password", c.Password}} {
 		if err := checkText(t.value); err != nil {
-			return nil, gateway.BadKey(t.key, "%w", err)
+			return gateway.BadKey(t.key, "%w", err)
 		}
 	}
-	if s.c.Window == 0 {
-		s.c.Window = 128
-	}
-	if s.c.Window < 1 || s.c.Window > 1000 {
-		return nil, gateway.BadKey("window", "window %d is not from 1 to 1000", c.Window)
+	for _, n := range []struct {
+		key              string
+		value, min, most int
+	}{
+		{"window", c.Window, 1, 1000},
+		{"rate", c.Rate, 0, 100_000},
+		{"max_packet", c.MaxPacket, 0, 268_435_455},
+	} {
+		if n.value < n.min || n.value > n.most {
+			return gateway.BadKey(n.key, "%s %d is not from %d to %d", n.key, n.value, n.min, n.most)
+		}
 	}
 	for _, d := range []struct {
 		key   string
 		value *time.Duration
 		unset time.Duration
 	}{
-		{"keep_alive", &s.c.KeepAlive, 30 * time.Second},
-		{"ack_timeout", &s.c.AckTimeout, 20 * time.Second},
-		{"connect_timeout", &s.c.ConnectTimeout, 10 * time.Second},
+		{"keep_alive", &c.KeepAlive, 30 * time.Second},
+		{"ack_timeout", &c.AckTimeout, 20 * time.Second},
 	} {
 		if *d.value == 0 {
 			*d.value = d.unset
 		}
 		if *d.value < 10*time.Millisecond || *d.value > 18*time.Hour { // a keep alive has 16 bits of seconds
-			return nil, gateway.BadKey(d.key, "%v is not from 10ms to 18h", *d.value)
+			return gateway.BadKey(d.key, "%v is not from 10ms to 18h", *d.value)
 		}
 	}
-	return s, nil
+	return s.checkToken()
 }
 
-func (s *Sink) parseURL() error {
-	if s.c.URL == "" {
-		return gateway.BadKey("url", "url is missing: mqtt://host or mqtts://host")
-	}
-	u, err := url.Parse(s.c.URL)
-	if err != nil {
-		return gateway.BadKey("url", "not a URL: mqtt://host:port or mqtts://host:port") // err may show a password
-	}
-	port := u.Port()
-	switch u.Scheme {
-	case "mqtt":
-		if s.c.CAFile != "" {
-			return gateway.BadKey("ca_file", "ca_file needs a url with mqtts://")
-		}
-		if port == "" {
-			port = "1883"
-		}
-	case "mqtts":
-		if port == "" {
-			port = "8883"
-		}
-		s.tls = &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12}
-		if s.c.CAFile != "" {
-			if s.tls.RootCAs, err = readCA(s.c.CAFile); err != nil {
-				return gateway.BadKey("ca_file", "%w", err)
-			}
-		}
-	default:
-		return gateway.BadKey("url", "unknown scheme %q: mqtt:// or mqtts://", u.Scheme)
-	}
+func (s *Sink) checkToken() (err error) {
+	c := &s.c
 	switch {
-	case u.Hostname() == "":
-		return gateway.BadKey("url", "url has no host")
-	case u.User != nil:
-		return gateway.BadKey("url", "the account goes into username and password, not into the url")
-	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
-		return gateway.BadKey("url", "an MQTT url ends after host and port")
+	case c.Preset != azure && c.SharedAccessKey != "":
+		return gateway.BadKey("shared_access_key", "shared_access_key is for preset: %s", azure)
+	case c.Preset != azure && c.TokenLifetime != 0:
+		return gateway.BadKey("token_lifetime", "token_lifetime is for preset: %s", azure)
 	}
-	s.address = net.JoinHostPort(u.Hostname(), port)
+	if c.TokenLifetime == 0 {
+		c.TokenLifetime = time.Hour
+	}
+	if c.TokenLifetime < time.Minute || c.TokenLifetime > 30*24*time.Hour {
+		return gateway.BadKey("token_lifetime", "%v is not from 1m to 30d", c.TokenLifetime)
+	}
+	if s.key, err = base64.StdEncoding.DecodeString(c.SharedAccessKey); err != nil {
+		return gateway.BadKey("shared_access_key", "shared_access_key is not base64") // err may show some of it
+	}
 	return nil
 }
 
-func readCA(file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s: no certificate in PEM form", file)
-	}
-	return pool, nil
+func list[V any](m map[string]V) string {
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(m)), func(s string) bool { return s == "" })
+	return strings.Join(names, ", ")
 }
 
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {
-	conn, err := s.dial(ctx)
+	deadline := time.Now().Add(s.dialer.Timeout())
+	raw, err := s.dialer.Dial(ctx, s.at.address)
 	if err != nil {
-		return fmt.Errorf("connect to %s: %w", s.address, err)
+		return fmt.Errorf("connect to %s: %w", s.at.address, err)
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })() // ends a read or a write that does not get on
-	l := newLink(s, conn)
-	err = l.connect(time.Now().Add(s.c.ConnectTimeout))
+	defer raw.Close()
+	defer context.AfterFunc(ctx, func() { raw.Close() })() // ends a read or a write that does not get on
+	conn := raw
+	if s.at.path != "" {
+		conn, err = s.openWebSocket(raw, deadline)
+	}
 	if err == nil {
-		up()
-		err = l.run(ctx, events, done)
+		l := newLink(s, conn)
+		c, lasts := s.hello(time.Now())
+		if err = l.connect(c, lasts, deadline); err == nil {
+			up()
+			err = l.run(ctx, events, done)
+		}
 	}
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -179,36 +236,12 @@ func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func()
 	return err
 }
 
-// dial makes the TCP connection, and TLS on it.
-func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
-	dialing, cancel := context.WithTimeout(ctx, s.c.ConnectTimeout)
-	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(dialing, "tcp", s.address)
-	if err != nil {
-		return nil, s.timeout(err)
+// hello is what a connection at now says of itself, and how long it may last; 0: for ever.
+func (s *Sink) hello(now time.Time) (Config, time.Duration) {
+	c := s.c
+	if len(s.key) == 0 || c.Password != "" {
+		return c, 0
 	}
-	// What lies in the kernel's buffer looks sent. A small buffer keeps a slow link from
-	// looking like a dead one: with it, AckTimeout has to cover 64 KiB, not megabytes.
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		if err := tcp.SetWriteBuffer(32 << 10); err != nil {
-			conn.Close()
-			return nil, err
-		}
-	}
-	if s.tls == nil {
-		return conn, nil
-	}
-	secure := tls.Client(conn, s.tls)
-	if err := secure.HandshakeContext(dialing); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("TLS: %w", s.timeout(err))
-	}
-	return secure, nil
-}
-
-func (s *Sink) timeout(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("no answer within %v", s.c.ConnectTimeout)
-	}
-	return err
+	c.Password = sasToken(s.hub(), c.ClientID, s.key, now.Add(c.TokenLifetime))
+	return c, c.TokenLifetime * 4 / 5
 }

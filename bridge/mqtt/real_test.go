@@ -16,9 +16,14 @@ import (
 // pump runs a pump of "up/#" to s until the test ends.
 func pump(t *testing.T, s bridge.Sink, hub *gateway.Hub, state *bridgetest.State) *bridge.Pump {
 	t.Helper()
+	return pumpOf(t, s, hub, state, "up/#")
+}
+
+func pumpOf(t *testing.T, s bridge.Sink, hub *gateway.Hub, state *bridgetest.State, filter string) *bridge.Pump {
+	t.Helper()
 	p, err := bridge.NewPump(bridge.PumpOptions{
 		Uplink: "far", GatewayID: bridgetest.GatewayID, Sinks: []bridge.Sink{s}, Hub: hub, State: state, Age: bridgetest.Age,
-		Routes:   []bridge.Route{{ID: "all", Match: gateway.MustFilter("up/#")}},
+		Routes:   []bridge.Route{{ID: "all", Match: gateway.MustFilter(filter)}},
 		MinPause: time.Millisecond, MaxPause: 50 * time.Millisecond, CommitEvery: 5 * time.Millisecond,
 	})
 	if err != nil {

@@ -3,15 +3,10 @@ package mqtt_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -23,6 +18,7 @@ import (
 
 	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/bridgetest"
+	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/bridge/mqtt"
 	"github.com/weir-iot/weir/gateway"
 )
@@ -121,15 +117,15 @@ func TestConfig(t *testing.T) {
 		{mqtt.Config{URL: "mqtt://h"}, ""},
 		{mqtt.Config{URL: "mqtts://h:1", Version: "5", Window: 1000}, ""},
 		{mqtt.Config{URL: "mqtt://[::1]:1883/", Version: "3.1.1"}, ""},
-		{mqtt.Config{}, "url: url is missing: mqtt://host or mqtts://host"},
-		{mqtt.Config{URL: "tcp://h"}, `url: unknown scheme "tcp": mqtt:// or mqtts://`},
-		{mqtt.Config{URL: "broker.example.com:1883"}, `url: unknown scheme "broker.example.com": mqtt:// or mqtts://`},
+		{mqtt.Config{}, "url: url is missing: mqtt://host, mqtts://host, ws://host/path or wss://host/path"},
+		{mqtt.Config{URL: "tcp://h"}, `url: unknown scheme "tcp": mqtt://host, mqtts://host, ws://host/path or wss://host/path`},
+		{mqtt.Config{URL: "broker.example.com:1883"}, `url: unknown scheme "broker.example.com": mqtt://host, mqtts://host, ws://host/path or wss://host/path`},
 		{mqtt.Config{URL: "mqtt://u:secret@h"}, "url: the account goes into username and password, not into the url"},
-		{mqtt.Config{URL: "mqtt://u:secret@h:port"}, "url: not a URL: mqtt://host:port or mqtts://host:port"},
+		{mqtt.Config{URL: "mqtt://u:secret@h:port"}, "url: not a URL: mqtt://host, mqtts://host, ws://host/path or wss://host/path"},
 		{mqtt.Config{URL: "mqtt://h/path"}, "url: an MQTT url ends after host and port"},
 		{mqtt.Config{URL: "mqtt://:1883"}, "url: url has no host"},
-		{mqtt.Config{URL: "mqtt://h", CAFile: "ca.pem"}, "ca_file: ca_file needs a url with mqtts://"},
-		{mqtt.Config{URL: "mqtts://h", CAFile: notPEM}, "ca_file: " + notPEM + ": no certificate in PEM form"},
+		{mqtt.Config{URL: "mqtt://h", Config: dial.Config{CAFile: "ca.pem"}}, "ca_file: ca_file is for TLS, and this url has none"},
+		{mqtt.Config{URL: "mqtts://h", Config: dial.Config{CAFile: notPEM}}, "ca_file: " + notPEM + ": no certificate in PEM form"},
 		{mqtt.Config{URL: "mqtt://h", Version: "4"}, `version: unknown MQTT version "4": 5 or 3.1.1`},
 		{mqtt.Config{URL: "mqtt://h", Version: "3.1.1", Password: "p"}, "password: MQTT 3.1.1 has no password without a username"},
 		{mqtt.Config{URL: "mqtt://h", Window: -1}, "window: window -1 is not from 1 to 1000"},
@@ -138,7 +134,7 @@ func TestConfig(t *testing.T) {
 		{mqtt.Config{URL: "mqtt://h", AckTimeout: -1}, "ack_timeout: -1ns is not from 10ms to 18h"},
 		{mqtt.Config{URL: "mqtt://h", ClientID: "a\x00"}, "client_id: text is not valid UTF-8"},
 	} {
-		_, err := mqtt.New(c.c, "gw", "cloud")
+		_, err := mqtt.New(c.c, "gw", "cloud", 0)
 		got := ""
 		if err != nil {
 			got = err.Error()
@@ -178,13 +174,16 @@ func TestHello(t *testing.T) {
 func TestForwards(t *testing.T) {
 	b := start(t, &bridgetest.Broker{})
 	c := send(t, newSink(t, b.Addr(), "5"))
+	accepted := time.Now().Add(-59*time.Minute - 30*time.Second - time.Millisecond)
 	c.event(gateway.Event{
 		Topic: "up/a", Payload: []byte("21.5"), QoS: 2, Retain: true, UTF8: true, Expiry: time.Hour,
-		Accepted:    time.Now().Add(-59*time.Minute - 30*time.Second - time.Millisecond),
+		Accepted: accepted,
+		Source:   time.Date(2026, 11, 23, 13, 0, 0, 5e6, time.FixedZone("", 3600)),
+		Quality:  gateway.Bad, Origin: gateway.Origin{ID: "oven"},
 		ContentType: "text/plain", ResponseTopic: "answers/1", CorrelationData: []byte{0, 1},
-		UserProperties: []gateway.UserProperty{{Key: "a", Value: "1"}, {Key: "weir-id", Value: "other/e9-7"}, {Key: "a", Value: "2"}},
+		UserProperties: []gateway.UserProperty{{Key: "a", Value: "1"}, {Key: "weir-id", Value: "other/e9-7"}, {Key: "weir-device", Value: "other"}, {Key: "a", Value: "2"}},
 	})
-	c.event(gateway.Event{Topic: "up/b"})
+	c.event(gateway.Event{Topic: "up/b", Accepted: accepted})
 	for range 2 {
 		if err := c.outcome(); err != nil {
 			t.Fatal(err)
@@ -194,9 +193,14 @@ func TestForwards(t *testing.T) {
 	want := []bridgetest.Publish{
 		{Topic: "up/a", Payload: []byte("21.5"), QoS: 1, Retain: true, PacketID: 1, Properties: bridgetest.Properties{
 			UTF8: true, Expiry: &thirty, ContentType: "text/plain", ResponseTopic: "answers/1", CorrelationData: []byte{0, 1},
-			User: [][2]string{{"weir-id", "test-gw/e1-1"}, {"a", "1"}, {"a", "2"}},
+			User: [][2]string{
+				{"weir-id", "test-gw/e1-1"}, {"weir-time", "2026-11-23T12:00:00.005Z"}, {"weir-device", "oven"}, {"weir-quality", "bad"},
+				{"a", "1"}, {"a", "2"},
+			},
 		}},
-		{Topic: "up/b", Payload: []byte{}, QoS: 1, PacketID: 2, Properties: bridgetest.Properties{User: [][2]string{{"weir-id", "test-gw/e1-2"}}}},
+		{Topic: "up/b", Payload: []byte{}, QoS: 1, PacketID: 2, Properties: bridgetest.Properties{
+			User: [][2]string{{"weir-id", "test-gw/e1-2"}, {"weir-time", accepted.UTC().Format(time.RFC3339Nano)}},
+		}},
 	}
 	if got, want := describe(b.Published()), describe(want); got != want {
 		t.Errorf("got\n%s\nnot\n%s", got, want)
@@ -543,12 +547,9 @@ func TestFarEndSpeaks(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	certificate, authority := selfSigned(t)
-	file := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(file, authority, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b := start(t, &bridgetest.Broker{TLS: &tls.Config{Certificates: []tls.Certificate{certificate}}})
+	authority := bridgetest.NewAuthority(t)
+	file := authority.File
+	b := start(t, &bridgetest.Broker{TLS: &tls.Config{Certificates: []tls.Certificate{authority.Server("127.0.0.1")}}})
 	secure := func(ca string) func(*mqtt.Config) {
 		return func(c *mqtt.Config) { c.URL, c.CAFile, c.ConnectTimeout = "mqtts://"+b.Addr(), ca, 5*time.Second }
 	}
@@ -572,22 +573,4 @@ func TestTLS(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "TLS: ") {
 		t.Errorf("a broker without TLS: %v", err)
 	}
-}
-
-func selfSigned(t *testing.T) (tls.Certificate, []byte) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key},
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
-
-	"github.com/weir-iot/weir/gateway"
 )
 
 // v311 is MQTT 3.1.1.
@@ -25,11 +23,11 @@ func (v311) connect(to *bytes.Buffer, c *Config) error {
 	return p.Write(to)
 }
 
-func (v311) publish(to *bytes.Buffer, packetID uint16, e *gateway.Event, _ string, retain bool, _ time.Time) error {
+func (v311) publish(to *bytes.Buffer, packetID uint16, m *message, _ time.Time) error {
 	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-	p.Qos, p.Retain = 1, retain
+	p.Qos, p.Retain = 1, m.retain
 	p.MessageID = packetID
-	p.TopicName, p.Payload = e.Topic, e.Payload
+	p.TopicName, p.Payload = m.topic, m.payload
 	return p.Write(to)
 }
 

@@ -15,8 +15,7 @@ import (
 	"github.com/weir-iot/weir/gateway"
 )
 
-// idProperty is the user property that holds the event's id. Exactly one leaves with each
-// event: one that came with it, from a gateway before this one, would make two.
+// idProperty is the user property that holds the event's id.
 const idProperty = "weir-id"
 
 // v5 is MQTT 5.
@@ -39,17 +38,23 @@ func (v5) connect(to *bytes.Buffer, c *Config) error {
 	return err
 }
 
-func (v5) publish(to *bytes.Buffer, packetID uint16, e *gateway.Event, id string, retain bool, now time.Time) error {
-	if err := checkProperties(e); err != nil {
-		return err
-	}
+func (v5) publish(to *bytes.Buffer, packetID uint16, m *message, now time.Time) error {
+	e := m.event
 	props := packets.Properties{
-		ContentType:     e.ContentType,
+		ContentType:     m.contentType,
 		ResponseTopic:   e.ResponseTopic,
 		CorrelationData: e.CorrelationData,
-		User:            []packets.User{{Key: idProperty, Value: id}},
 	}
-	if e.UTF8 {
+	if err := checkProperties(&props); err != nil {
+		return err
+	}
+	for _, p := range m.properties() {
+		if err := errors.Join(checkText(p.Key), checkText(p.Value)); err != nil {
+			return gateway.Errorf(gateway.ErrInvalid, "user property: %w", err)
+		}
+		props.User = append(props.User, packets.User{Key: p.Key, Value: p.Value})
+	}
+	if m.utf8 {
 		one := byte(1)
 		props.PayloadFormat = &one
 	}
@@ -57,13 +62,8 @@ func (v5) publish(to *bytes.Buffer, packetID uint16, e *gateway.Event, id string
 		left := remaining(e, now)
 		props.MessageExpiry = &left
 	}
-	for _, p := range e.UserProperties {
-		if p.Key != idProperty {
-			props.User = append(props.User, packets.User{Key: p.Key, Value: p.Value})
-		}
-	}
 	p := packets.Publish{
-		Topic: e.Topic, Payload: e.Payload, QoS: 1, Retain: retain,
+		Topic: m.topic, Payload: m.payload, QoS: 1, Retain: m.retain,
 		PacketID: packetID, Properties: &props,
 	}
 	_, err := p.WriteTo(to)
@@ -80,22 +80,17 @@ func remaining(e *gateway.Event, now time.Time) uint32 {
 
 // checkProperties refuses what a broker would answer by ending the connection, which would
 // then happen again and again.
-func checkProperties(e *gateway.Event) error {
-	if e.ResponseTopic != "" {
-		if err := gateway.ValidateTopic(e.ResponseTopic); err != nil {
+func checkProperties(p *packets.Properties) error {
+	if p.ResponseTopic != "" {
+		if err := gateway.ValidateTopic(p.ResponseTopic); err != nil {
 			return gateway.Errorf(gateway.ErrInvalid, "response topic: %w", err)
 		}
 	}
-	if err := checkText(e.ContentType); err != nil {
+	if err := checkText(p.ContentType); err != nil {
 		return gateway.Errorf(gateway.ErrInvalid, "content type: %w", err)
 	}
-	if len(e.CorrelationData) > math.MaxUint16 {
-		return gateway.Errorf(gateway.ErrInvalid, "correlation data of %d bytes", len(e.CorrelationData))
-	}
-	for _, p := range e.UserProperties {
-		if err := errors.Join(checkText(p.Key), checkText(p.Value)); err != nil {
-			return gateway.Errorf(gateway.ErrInvalid, "user property: %w", err)
-		}
+	if len(p.CorrelationData) > math.MaxUint16 {
+		return gateway.Errorf(gateway.ErrInvalid, "correlation data of %d bytes", len(p.CorrelationData))
 	}
 	return nil
 }

@@ -7,12 +7,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/gateway/config"
 )
 
 var (
 	yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
-	docLink   = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	// Secrets that are base64 in one place are so in all.
+	secretFile = regexp.MustCompile(`\$\{file:[^}]*\}`)
+	tlsFile    = regexp.MustCompile(`(ca|cert|key)_file: \S+`)
+	docLink    = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
 )
 
 // What the README and the docs tell people to put into weir.yaml is valid, and what they
@@ -27,6 +31,10 @@ func TestDocs(t *testing.T) {
 		t.Fatal(err)
 	}
 	pages = append(pages, uplinks...)
+	// What a page names is there: a file's text, a certificate and its key.
+	authority := bridgetest.NewAuthority(t)
+	cert, key := authority.ClientFiles("gw")
+	files := map[string]string{"ca_file": authority.File, "cert_file": cert, "key_file": key}
 	blocks := 0
 	for _, page := range append(pages, "../../README.md") {
 		text, err := os.ReadFile(page)
@@ -36,7 +44,11 @@ func TestDocs(t *testing.T) {
 		for _, m := range yamlBlock.FindAllStringSubmatch(string(text), -1) {
 			blocks++
 			dir := t.TempDir()
-			block := strings.ReplaceAll(m[1], "${file:cloud.password}", "secret")
+			block := secretFile.ReplaceAllString(m[1], "c2VjcmV0")
+			block = tlsFile.ReplaceAllStringFunc(block, func(line string) string {
+				name, _, _ := strings.Cut(line, ":")
+				return name + ": " + files[name]
+			})
 			if strings.Contains(block, "0.0.0.0") { // the page says that a user comes first
 				block += "users: {u: {password_hash: \"$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNo\"}}\n"
 			}

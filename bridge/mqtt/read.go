@@ -1,0 +1,99 @@
+package mqtt
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// maxAnswer bounds a packet from the far end: nothing is subscribed to, so only CONNACK and
+// DISCONNECT have any size at all.
+const maxAnswer = 64 << 10
+
+// answer is a packet from the far end.
+type answer struct {
+	kind     byte // one of the constants below
+	packetID uint16
+	err      error // PUBACK, CONNACK: the refusal; DISCONNECT: why
+	limits   limits
+}
+
+const (
+	connack    = 2
+	puback     = 4
+	pingresp   = 13
+	disconnack = 14 // DISCONNECT from the far end, version 5
+)
+
+// limits are what a CONNACK tells. Zero means that it does not say.
+type limits struct {
+	window    int
+	maxPacket int
+	keepAlive time.Duration
+	noRetain  bool
+	noQoS1    bool
+}
+
+// listen reads packets until the connection ends.
+func (l *link) listen(to chan<- answer, quit <-chan struct{}) error {
+	for {
+		a, err := l.read()
+		if err != nil {
+			return err
+		}
+		select {
+		case to <- a:
+		case <-quit:
+			return nil
+		}
+	}
+}
+
+// read reads one packet. A far end that sends what makes a codec panic (a property length
+// that is negative in 32 bits does) loses its connection, and nothing else happens.
+func (l *link) read() (a answer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the far end sent a malformed packet: %v", p)
+		}
+	}()
+	if err := checkHeader(l.r); err != nil {
+		return answer{}, closed(err)
+	}
+	a, err = l.s.codec.read(l.r)
+	return a, closed(err)
+}
+
+func closed(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the far end closed the connection")
+	}
+	return err
+}
+
+// checkHeader looks at the fixed header (§2.1) before a codec sees it: the codecs allocate
+// what it says, and know packets that have no business here.
+func checkHeader(r *bufio.Reader) error {
+	size := 0
+	for n := 2; n <= 5; n++ {
+		head, err := r.Peek(n)
+		if err != nil {
+			return err
+		}
+		switch kind := head[0] >> 4; kind {
+		case connack, puback, pingresp, disconnack:
+		default:
+			return fmt.Errorf("the far end sent a packet of type %d, which makes no sense here", kind)
+		}
+		size |= int(head[n-1]&0x7f) << (7 * (n - 2))
+		if head[n-1] < 0x80 {
+			if size > maxAnswer {
+				return fmt.Errorf("the far end sent a packet of %d bytes; at most %d make sense here", size, maxAnswer)
+			}
+			return nil
+		}
+	}
+	return errors.New("the far end sent a packet with a malformed length")
+}

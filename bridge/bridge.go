@@ -52,6 +52,9 @@ type Options struct {
 type Bridge struct {
 	pumps   []*Pump // in order of uplink id
 	holders []Holder
+	ledger  *Ledger
+	hub     *gateway.Hub
+	log     *slog.Logger
 }
 
 // Holder is a route as the keeper of the journal sees it.
@@ -76,7 +79,10 @@ func New(o Options) (*Bridge, error) {
 		}
 		routes[r.Uplink] = append(routes[r.Uplink], id)
 	}
-	b := &Bridge{}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	b := &Bridge{hub: o.Hub, log: o.Logger}
 	var wrong []error
 	for _, uplink := range slices.Sorted(maps.Keys(o.Uplinks)) {
 		ids := routes[uplink]
@@ -90,7 +96,37 @@ func New(o Options) (*Bridge, error) {
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)
 	}
-	return b, nil
+	var err error
+	b.ledger, err = b.newLedger(o)
+	return b, err
+}
+
+// Ledger is what has to be told of everything that is released.
+func (b *Bridge) Ledger() *Ledger { return b.ledger }
+
+// saveEvery is how often the ledger is stored.
+const saveEvery = time.Second
+
+// keepLedger stores the ledger now and then, and at the end.
+func (b *Bridge) keepLedger(ctx context.Context) error {
+	tick := time.NewTicker(saveEvery)
+	defer tick.Stop()
+	failed := false
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+		_, synced := b.hub.Next()
+		err := b.ledger.save(synced)
+		if ctx.Err() != nil {
+			return err
+		}
+		if err != nil && !failed {
+			b.log.Error("cannot store the ledger; a restart counts again from where it was", "error", err)
+		}
+		failed = err != nil
+	}
 }
 
 // add makes the pump of one uplink.
@@ -132,7 +168,7 @@ func (b *Bridge) add(o Options, uplink string, ids []string) error {
 			Committed: func() uint64 {
 				p.mu.Lock()
 				defer p.mu.Unlock()
-				return s.committed.Offset
+				return s.stored.Position.Offset
 			},
 			Read: func() uint64 { return s.cursor.Position().Offset },
 		})
@@ -172,9 +208,10 @@ func (b *Bridge) Run(ctx context.Context) error {
 	for i, p := range b.pumps {
 		all.Go(func() { ends[i] = p.Run(ctx) })
 	}
-	<-ctx.Done() // also without an uplink
+	var last error
+	all.Go(func() { last = b.keepLedger(ctx) })
 	all.Wait()
-	return errors.Join(ends...)
+	return errors.Join(append(ends, last)...)
 }
 
 // Status returns the state of every uplink, in order of id.

@@ -55,6 +55,8 @@ type Pump struct {
 	lanes []*lane
 	grave chan struct{} // one waiter, one signal
 
+	committing sync.Mutex // held while cursors are stored, and while their queues are counted
+
 	mu      sync.Mutex
 	sources []*source // the routes, in order, and replays behind them
 	paused  time.Time // a drill: no connection until then
@@ -248,10 +250,12 @@ func (p *Pump) all() []*source {
 }
 
 func (p *Pump) commit() error {
+	p.committing.Lock()
+	defer p.committing.Unlock()
 	var errs []error
 	for _, s := range p.all() {
 		p.mu.Lock()
-		at, last := s.tally, s.committed
+		at, last := s.tally, s.stored.Position
 		p.mu.Unlock()
 		if at.Position == last {
 			continue
@@ -261,7 +265,7 @@ func (p *Pump) commit() error {
 			continue
 		}
 		p.mu.Lock()
-		s.committed = at.Position
+		s.stored = at
 		p.mu.Unlock()
 	}
 	return errors.Join(errs...)

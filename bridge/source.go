@@ -21,14 +21,14 @@ type source struct {
 	room   chan struct{} // one waiter, one signal
 	dead   *graveyard    // nil for a replay; read and written by Pump.save only
 
-	win       window
-	tally     Commit // up to win.done
-	committed gateway.Position
-	ended     bool    // the cursor has no more
-	served    float64 // bytes sent, divided by weight: who has least goes next
-	events    *rate.Limiter
-	bytes     *rate.Limiter
-	stalled   time.Time // until then the limits let nothing through
+	win     window
+	tally   Commit  // up to win.done
+	stored  Commit  // the tally as the cursor has stored it
+	ended   bool    // the cursor has no more
+	served  float64 // bytes sent, divided by weight: who has least goes next
+	events  *rate.Limiter
+	bytes   *rate.Limiter
+	stalled time.Time // until then the limits let nothing through
 
 	gaps      uint64
 	lastGap   string
@@ -36,7 +36,7 @@ type source struct {
 }
 
 func newSource(r Route, c Cursor, at Commit) *source {
-	s := &source{route: r, cursor: c, room: make(chan struct{}, 1), tally: at, committed: at.Position, win: newWindow(r, at.Position)}
+	s := &source{route: r, cursor: c, room: make(chan struct{}, 1), tally: at, stored: at, win: newWindow(r, at.Position)}
 	s.events, s.bytes = limiter(r.Events), limiter(r.Bytes)
 	return s
 }

@@ -121,7 +121,9 @@ func (k *Keeper) keep(ctx context.Context) {
 			return
 		}
 		if err := k.letGo(segs[0], segs[1].first); err != nil {
-			k.setStuck(err.Error())
+			if !errors.Is(err, errAnchored) { // who was asked to move on does, in a moment
+				k.setStuck(err.Error())
+			}
 			return
 		}
 		k.o.Logger.Debug("a segment is let go of", "path", segs[0].path, "reason", why)

@@ -133,6 +133,16 @@ func (s *Server) apiUplinks(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, r, orEmpty(s.o.Uplinks()))
 }
 
+func (s *Server) apiLedger(w http.ResponseWriter, r *http.Request) {
+	l, err := s.o.Ledger()
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	l.Routes = orEmpty(l.Routes)
+	s.answer(w, r, l)
+}
+
 func orEmpty[T any](list []T) []T {
 	if list == nil {
 		return []T{}

@@ -177,16 +177,28 @@ func oneIf(b bool) float64 {
 }
 
 // uplinkCollector shows what only the bridge knows at the moment of a scrape.
-type uplinkCollector struct{ uplinks func() []Uplink }
+type uplinkCollector struct {
+	uplinks func() []Uplink
+	ledger  func() (Ledger, error)
+}
 
 var (
 	uplinkQueued = prometheus.NewDesc("weir_uplink_queued_events", "Events that wait for the uplink.", []string{"uplink"}, nil)
+	routeBacklog = prometheus.NewDesc("weir_route_backlog_bytes", "Bytes of the route's backlog in the reservoir.", []string{"uplink", "route"}, nil)
+	accepted     = prometheus.NewDesc("weir_ledger_accepted_total", "Events that were accepted, of all time.", nil, nil)
+	unrouted     = prometheus.NewDesc("weir_ledger_unrouted_total", "Accepted events that no route matches.", nil, nil)
+	routeEvents  = prometheus.NewDesc("weir_ledger_events_total", "What has become of the events that were due to a route: routed, delivered, expired, dead, or dropped for a reason.", []string{"uplink", "route", "fate", "reason"}, nil)
+	routeQueued  = prometheus.NewDesc("weir_ledger_queued_events", "Events that a route is not done with.", []string{"uplink", "route"}, nil)
+	unaccounted  = prometheus.NewDesc("weir_ledger_unaccounted_events", "What the ledger cannot account for: 0, or something is wrong.", []string{"uplink", "route"}, nil)
 	uplinkOldest = prometheus.NewDesc("weir_uplink_oldest_seconds", "Age of the oldest event that waits for the uplink.", []string{"uplink"}, nil)
 )
 
 func (c *uplinkCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- uplinkQueued
 	to <- uplinkOldest
+	for _, d := range []*prometheus.Desc{routeBacklog, accepted, unrouted, routeEvents, routeQueued, unaccounted} {
+		to <- d
+	}
 }
 
 func (c *uplinkCollector) Collect(to chan<- prometheus.Metric) {
@@ -197,5 +209,29 @@ func (c *uplinkCollector) Collect(to chan<- prometheus.Metric) {
 		}
 		to <- prometheus.MustNewConstMetric(uplinkQueued, prometheus.GaugeValue, float64(u.Queued), u.Name)
 		to <- prometheus.MustNewConstMetric(uplinkOldest, prometheus.GaugeValue, age, u.Name)
+		for _, r := range u.Routes {
+			to <- prometheus.MustNewConstMetric(routeBacklog, prometheus.GaugeValue, float64(r.BacklogBytes), u.Name, r.Name)
+		}
+	}
+	l, err := c.ledger()
+	if err != nil {
+		to <- prometheus.NewInvalidMetric(accepted, err)
+		return
+	}
+	to <- prometheus.MustNewConstMetric(accepted, prometheus.CounterValue, float64(l.Accepted))
+	to <- prometheus.MustNewConstMetric(unrouted, prometheus.CounterValue, float64(l.Unrouted))
+	for _, a := range l.Routes {
+		fate := func(name, reason string, n uint64) {
+			to <- prometheus.MustNewConstMetric(routeEvents, prometheus.CounterValue, float64(n), a.Uplink, a.Route, name, reason)
+		}
+		fate("routed", "", a.Routed)
+		fate("delivered", "", a.Delivered)
+		fate("expired", "", a.Expired)
+		fate("dead", "", a.Dead)
+		for reason, n := range a.Dropped {
+			fate("dropped", reason, n)
+		}
+		to <- prometheus.MustNewConstMetric(routeQueued, prometheus.GaugeValue, float64(a.Queued), a.Uplink, a.Route)
+		to <- prometheus.MustNewConstMetric(unaccounted, prometheus.GaugeValue, float64(a.Unaccounted), a.Uplink, a.Route)
 	}
 }

@@ -51,6 +51,7 @@ type Options struct {
 	MQTT    func(context.Context, net.Conn)
 	Devices func() []Device
 	Uplinks func() []Uplink
+	Ledger  func() (Ledger, error)
 	Ready   func() error // nil or why the gateway cannot take events yet
 
 	Logger   *slog.Logger
@@ -94,12 +95,50 @@ type Uplink struct {
 	Up        bool      `json:"up"`
 	Reason    string    `json:"reason,omitempty"` // why it is not up
 	Since     time.Time `json:"since,omitzero"`
-	Queued    uint64    `json:"queued"`          // events that wait for it
+	Queued    uint64    `json:"queued"`          // events that wait for it, in the journal and in the backlog
 	Oldest    time.Time `json:"oldest,omitzero"` // when the oldest of them was accepted
 	Position  string    `json:"position,omitempty"`
 	Delivered uint64    `json:"delivered"` // acknowledged by the far end since start
 	Retried   uint64    `json:"retried"`
-	Dead      uint64    `json:"dead"` // given up and set aside
+	Dead      uint64    `json:"dead"` // dead letters that are kept
+
+	Routes []UplinkRoute `json:"routes"`
+}
+
+// UplinkRoute is what the bridge says of one route of an uplink.
+type UplinkRoute struct {
+	Name         string            `json:"route"`
+	Journal      uint64            `json:"journal"` // events that wait, in the journal
+	Backlog      uint64            `json:"backlog"` // and in the reservoir
+	BacklogBytes int64             `json:"backlog_bytes"`
+	OldestAge    float64           `json:"oldest_age_seconds,omitempty"`
+	Position     string            `json:"position"`
+	Delivered    uint64            `json:"delivered"` // of all time, as the others
+	Expired      uint64            `json:"expired"`
+	Dropped      map[string]uint64 `json:"dropped,omitempty"` // by reason
+	Dead         uint64            `json:"dead"`
+	Problem      string            `json:"problem,omitempty"` // why nothing can be read now, or what was last found missing
+}
+
+// Ledger is the account of everything that was accepted.
+type Ledger struct {
+	Accepted    uint64          `json:"accepted"`
+	Unrouted    uint64          `json:"unrouted"`
+	Routes      []LedgerAccount `json:"routes"`
+	Unaccounted int64           `json:"unaccounted"`
+}
+
+// LedgerAccount is one route's part: routed = delivered + queued + filtered + expired + dropped + dead.
+type LedgerAccount struct {
+	Uplink      string            `json:"uplink"`
+	Route       string            `json:"route"`
+	Routed      uint64            `json:"routed"`
+	Delivered   uint64            `json:"delivered"`
+	Queued      uint64            `json:"queued"`
+	Expired     uint64            `json:"expired"`
+	Dropped     map[string]uint64 `json:"dropped"`
+	Dead        uint64            `json:"dead"`
+	Unaccounted int64             `json:"unaccounted"`
 }
 
 // Trust says whether a listener's peers have to say who they are.
@@ -157,6 +196,9 @@ func New(o Options) (*Server, error) {
 	if o.Uplinks == nil {
 		o.Uplinks = func() []Uplink { return nil }
 	}
+	if o.Ledger == nil {
+		o.Ledger = func() (Ledger, error) { return Ledger{}, nil }
+	}
 	if o.Ready == nil {
 		o.Ready = func() error { return nil }
 	}
@@ -185,7 +227,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	if o.Metrics != nil {
-		o.Metrics.registry.MustRegister(&uplinkCollector{o.Uplinks})
+		o.Metrics.registry.MustRegister(&uplinkCollector{o.Uplinks, o.Ledger})
 	}
 	s.handler = s.routes(page)
 	return s, nil
@@ -210,6 +252,7 @@ func (s *Server) routes(page http.Handler) http.Handler {
 	inside.HandleFunc("GET /api/history", s.apiHistory)
 	inside.HandleFunc("GET /api/devices", s.apiDevices)
 	inside.HandleFunc("GET /api/uplinks", s.apiUplinks)
+	inside.HandleFunc("GET /api/ledger", s.apiLedger)
 	inside.HandleFunc("POST /api/publish", s.apiPublish)
 	if s.o.Metrics != nil {
 		inside.Handle("GET /metrics", s.o.Metrics.handler())

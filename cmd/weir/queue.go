@@ -16,8 +16,9 @@ func queueCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "queue",
 		Short: "Show what waits for each uplink",
-		Long: `Show, for each uplink, whether its far end is reached, how many events wait for it, how
-old the oldest is, and how many the far end has acknowledged since the gateway started.
+		Long: `Show, for each uplink and route, whether the far end is reached, how many events wait in the
+journal and in the backlog beside it, how old the oldest is, how many the far end has
+acknowledged, and how many dead letters are kept.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
 		Example: "  weir queue\n  weir queue --json",
@@ -41,16 +42,22 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 				return err
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "UPLINK\tSINK\tSTATE\tQUEUED\tOLDEST\tDELIVERED\tDEAD\tREASON")
+			fmt.Fprintln(w, "UPLINK\tROUTE\tSINK\tSTATE\tJOURNAL\tBACKLOG\tOLDEST\tDELIVERED\tDEAD\tREASON")
 			for _, u := range uplinks {
-				state, oldest := "up", "-"
+				state := "up"
 				if !u.Up {
 					state = "down"
 				}
-				if !u.Oldest.IsZero() {
-					oldest = time.Since(u.Oldest).Round(time.Second).String()
+				for _, r := range u.Routes {
+					oldest, reason := "-", u.Reason
+					if r.OldestAge > 0 {
+						oldest = (time.Duration(r.OldestAge) * time.Second).String()
+					}
+					if r.Problem != "" {
+						reason = r.Problem
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%d\t%d\t%s\n", u.Name, r.Name, u.Sink, state, r.Journal, r.Backlog, oldest, r.Delivered, r.Dead, reason)
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%d\t%d\t%s\n", u.Name, u.Sink, state, u.Queued, oldest, u.Delivered, u.Dead, u.Reason)
 			}
 			return w.Flush()
 		},

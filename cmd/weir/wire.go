@@ -39,6 +39,8 @@ type app struct {
 	log     *slog.Logger
 	journal *store.Journal
 	state   *store.State
+	backlog *store.Reservoir
+	keeper  *store.Keeper
 	hub     *gateway.Hub
 	broker  *broker.Broker
 	devices *devices.Supervisor
@@ -76,6 +78,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	a.journal, err = store.Open(store.Options{
 		Dir:           filepath.Join(dir, "journal"),
 		MaxSize:       int64(cfg.Journal.MaxSize),
+		MinFree:       minFree(cfg.Journal.MinFree),
 		FlushInterval: cfg.Journal.FlushInterval,
 		Logger:        log.With("part", "journal"),
 		Observer:      observer,
@@ -87,7 +90,14 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		return nil, err
 	}
 
-	ingest := gateway.New(gateway.Options{Journal: a.journal, Observer: observer})
+	if a.backlog, err = store.OpenReservoir(filepath.Join(dir, "reservoir"), log.With("part", "reservoir")); err != nil {
+		return nil, err
+	}
+
+	ingest := gateway.New(gateway.Options{
+		Journal: a.journal, Observer: observer,
+		Admit: func(e *gateway.Event) error { return a.keeper.Admit(e) },
+	})
 	a.broker, err = broker.New(broker.Options{
 		Auth:     cfg.Auth,
 		Ingest:   ingest.Ingest,
@@ -109,7 +119,8 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 
 	// What the journal releases goes to MQTT subscribers and last values first, then readers
 	// wake, then senders are acknowledged.
-	a.hub = gateway.NewHub(a.journal, a.journal.Next(), a.broker.Deliver, last.Update)
+	a.hub = gateway.NewHub(a.journal, a.journal.Next(), a.broker.Deliver, last.Update,
+		func(batch []*gateway.Event) { a.bridge.Ledger().Released(batch) })
 
 	a.devices, err = newDevices(cfg, ingest.Ingest, log, observer)
 	if err != nil {
@@ -123,6 +134,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Count:     a.journal.Count,
 		Age:       a.journal.Age,
 		State:     a.state,
+		Backlog:   backlog{a.backlog},
 		StateLost: a.state.Lost(),
 		Logger:    log.With("part", "bridge"),
 		Observer:  observer,
@@ -130,6 +142,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	if err != nil {
 		return nil, err
 	}
+	a.keeper = newKeeper(cfg, a, log)
 	a.web, err = web.New(web.Options{
 		GatewayID: cfg.Gateway.ID,
 		Version:   version,
@@ -142,6 +155,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		MQTT:      a.broker.Connect,
 		Devices:   a.deviceStatus,
 		Uplinks:   a.uplinkStatus,
+		Ledger:    a.ledger,
 		Ready:     a.ready,
 		Metrics:   metrics,
 		Observer:  observer,
@@ -163,7 +177,7 @@ func (a *app) Run(ctx context.Context) error {
 	defer fail(nil)
 
 	journal := startPhase(fail, journalDeadline, part{"journal", func(ctx context.Context) error { return a.journal.Run(ctx, a.hub) }})
-	drain := startPhase(fail, drainDeadline, part{"bridge", a.bridge.Run})
+	drain := startPhase(fail, drainDeadline, part{"bridge", a.bridge.Run}, part{"keeper", a.keeper.Run})
 	intake := startPhase(fail, intakeDeadline,
 		part{"broker", a.broker.Run},
 		part{"mqtt listener", func(ctx context.Context) error { return a.broker.Serve(ctx, a.mqtt) }},
@@ -186,6 +200,9 @@ func (a *app) Close() error {
 	var errs []error
 	if a.state != nil {
 		errs = append(errs, a.state.Close())
+	}
+	if a.backlog != nil {
+		errs = append(errs, a.backlog.Close())
 	}
 	if a.journal != nil {
 		errs = append(errs, a.journal.Close())
@@ -231,17 +248,6 @@ func (a *app) deviceStatus() []web.Device {
 func measurements(of []devices.Measurement) (all []web.Measurement) {
 	for _, m := range of {
 		all = append(all, web.Measurement{Name: m.Name, Topic: m.Topic, Unit: m.Unit})
-	}
-	return all
-}
-
-func (a *app) uplinkStatus() []web.Uplink {
-	all := []web.Uplink{}
-	for _, u := range a.bridge.Status() {
-		all = append(all, web.Uplink{
-			Name: u.Uplink, Sink: u.Sink, Up: u.Up, Reason: u.Reason, Since: u.Since, Queued: u.Queued, Oldest: u.Oldest,
-			Position: u.Position.String(), Delivered: u.Delivered, Retried: u.Retried, Dead: u.Dead,
-		})
 	}
 	return all
 }

@@ -144,7 +144,7 @@ func (k *checker) journal() {
 		k.fail(at("journal", "max_age"), "max_age must be %v or more, or 0 to keep what there is room for", minAge)
 	}
 	if p := j.MinFree.Percent; p < 0 || p > 90 {
-		k.fail(at("journal", "min_free"), "min_free must be 0% to 90%, or a size")
+		k.fail(at("journal", "min_free"), "min_free must be 0%% to 90%%, or a size")
 	}
 	if j.FlushInterval < minFlush || j.FlushInterval > maxFlush {
 		k.fail(at("journal", "flush_interval"), "flush_interval must be 10ms to 1h")

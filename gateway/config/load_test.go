@@ -25,7 +25,7 @@ func TestDefaults(t *testing.T) {
 		if c.Listeners.MQTT.Address != "127.0.0.1:1883" || c.Listeners.HTTP.Address != "127.0.0.1:8080" || c.Listeners.HTTP.Origins != nil {
 			t.Errorf("%s: listeners are %+v", name, c.Listeners)
 		}
-		if c.Journal != (Journal{2 << 30, time.Second}) {
+		if c.Journal != (Journal{MaxSize: 2 << 30, MaxAge: 7 * 24 * time.Hour, MinFree: Share{Percent: 5}, FlushInterval: time.Second}) {
 			t.Errorf("%s: journal is %+v", name, c.Journal)
 		}
 		if c.Auth == nil || !c.Auth.Open() || len(c.Files) != 1 {

@@ -1,0 +1,261 @@
+package bridge
+
+import (
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"github.com/weir-iot/weir/gateway"
+)
+
+// Ledger counts on the way in: what was accepted, and to which routes it was due. The pumps count on
+// the way out, and the queues are counted where they lie; nothing is derived from the others, so
+// that what does not add up is seen.
+//
+//	accepted = routed to some uplink + unrouted
+//	routed   = delivered + queued + expired + dropped{reason} + dead      for each route
+type Ledger struct {
+	state  State
+	routes []Holder
+
+	mu    sync.Mutex
+	count intake
+	saved uint64 // count.At as it is stored
+	memo  map[string][]int
+}
+
+// intake is what was counted of the offsets below At.
+type intake struct {
+	At       uint64            `json:"at"`
+	Accepted uint64            `json:"accepted"`
+	Unrouted uint64            `json:"unrouted"`
+	Routed   map[string]uint64 `json:"routed"`
+}
+
+const (
+	ledgerBucket = "ledger"
+	ledgerKey    = "intake"
+	maxMemo      = 20_000 // topics
+)
+
+// newLedger goes on from what is stored: what was accepted since is counted again from the journal, whose
+// next offset is next. For a route that it does not know it begins with what is queued and what the
+// cursor says.
+func (b *Bridge) newLedger(o Options) (*Ledger, error) {
+	l := &Ledger{state: o.State, routes: b.holders, memo: map[string][]int{}, count: intake{Routed: map[string]uint64{}}}
+	next, _ := o.Hub.Next()
+	value, ok, err := o.State.Get(ledgerBucket, ledgerKey)
+	if err == nil && ok {
+		err = json.Unmarshal(value, &l.count)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the ledger: %w", err)
+	}
+	from := l.count.At
+	known := l.count.Routed
+	l.count.Routed = map[string]uint64{}
+	for _, p := range b.pumps {
+		for _, s := range p.sources {
+			if n, ok := known[s.holder]; ok && from <= next {
+				more, err := o.Count(from, next, s.route.Match)
+				if err != nil {
+					return nil, fmt.Errorf("count for the ledger: %w", err)
+				}
+				l.count.Routed[s.holder] = n + more
+				continue
+			}
+			row, err := p.row(s, next)
+			if err != nil {
+				return nil, fmt.Errorf("count for the ledger: %w", err)
+			}
+			l.count.Routed[s.holder] = row.settled() + row.Queued
+		}
+	}
+	if ok && from <= next {
+		accepted, err := o.Count(from, next, every{})
+		if err != nil {
+			return nil, fmt.Errorf("count for the ledger: %w", err)
+		}
+		unrouted, err := o.Count(from, next, l.nobody())
+		if err != nil {
+			return nil, fmt.Errorf("count for the ledger: %w", err)
+		}
+		l.count.Accepted += accepted
+		l.count.Unrouted += unrouted
+	}
+	l.count.At = next
+	return l, nil
+}
+
+// every matches all topics.
+type every struct{}
+
+func (every) Match(string) bool { return true }
+
+// nobody matches what no route does.
+func (l *Ledger) nobody() gateway.Matcher {
+	var all []gateway.Matcher
+	for _, h := range l.routes {
+		all = append(all, h.Match)
+	}
+	return except{every{}, all}
+}
+
+// Released is a gateway.Tap.
+func (l *Ledger) Released(batch []*gateway.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range batch {
+		l.count.At = e.Offset + 1
+		if e.Kind != gateway.Data {
+			continue
+		}
+		l.count.Accepted++
+		due := l.due(e.Topic)
+		if len(due) == 0 {
+			l.count.Unrouted++
+		}
+		for _, i := range due {
+			l.count.Routed[l.routes[i].Name]++
+		}
+	}
+}
+
+func (l *Ledger) due(topic string) []int {
+	due, known := l.memo[topic]
+	if known {
+		return due
+	}
+	for i, h := range l.routes {
+		if h.Match.Match(topic) {
+			due = append(due, i)
+		}
+	}
+	if len(l.memo) >= maxMemo {
+		clear(l.memo)
+	}
+	l.memo[topic] = due
+	return due
+}
+
+// Saved is the offset from which the journal is needed to count again.
+func (l *Ledger) Saved() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.saved
+}
+
+// save stores what was counted, once all of it is on stable storage: below synced.
+func (l *Ledger) save(synced uint64) error {
+	l.mu.Lock()
+	c := l.count
+	if c.At > synced || c.At == l.saved {
+		l.mu.Unlock()
+		return nil
+	}
+	value, err := json.Marshal(c)
+	l.mu.Unlock()
+	if err == nil {
+		err = l.state.Apply(ledgerBucket, map[string][]byte{ledgerKey: value})
+	}
+	if err != nil {
+		return fmt.Errorf("store the ledger: %w", err)
+	}
+	l.mu.Lock()
+	l.saved = c.At
+	l.mu.Unlock()
+	return nil
+}
+
+// Accounts is the whole ledger at one moment.
+type Accounts struct {
+	Accepted    uint64
+	Unrouted    uint64
+	Routes      []Account
+	Unaccounted int64 // of all routes; 0, or something is wrong
+}
+
+// Account is one route's part, in events of all time.
+type Account struct {
+	Uplink, Route string
+	Routed        uint64
+	Delivered     uint64
+	Queued        uint64 // in the journal and in the backlog
+	Expired       uint64
+	Dropped       map[string]uint64 // by reason
+	Dead          uint64
+	Unaccounted   int64
+}
+
+func (a Account) settled() uint64 {
+	n := a.Delivered + a.Expired + a.Dead
+	for _, d := range a.Dropped {
+		n += d
+	}
+	return n
+}
+
+// Accounts counts. It reads the journal's indexes, and at most a segment of each route.
+func (b *Bridge) Accounts() (Accounts, error) {
+	l := b.ledger
+	var all Accounts
+	for _, p := range b.pumps {
+		for _, s := range p.all() {
+			if s.holder == "" {
+				continue
+			}
+			l.mu.Lock()
+			at, routed := l.count.At, l.count.Routed[s.holder]
+			all.Accepted, all.Unrouted = l.count.Accepted, l.count.Unrouted
+			l.mu.Unlock()
+			row, err := p.row(s, at)
+			if err != nil {
+				return all, err
+			}
+			row.Routed = routed
+			row.Unaccounted = int64(routed) - int64(row.settled()) - int64(row.Queued)
+			all.Unaccounted += row.Unaccounted
+			all.Routes = append(all.Routes, row)
+		}
+	}
+	if len(b.pumps) == 0 {
+		l.mu.Lock()
+		all.Accepted, all.Unrouted = l.count.Accepted, l.count.Unrouted
+		l.mu.Unlock()
+	}
+	return all, nil
+}
+
+// row is what has become of a route's events below offset to, as of its last commit. While it counts
+// nothing is committed, so that what is counted fits.
+func (p *Pump) row(s *source, to uint64) (Account, error) {
+	p.committing.Lock()
+	defer p.committing.Unlock()
+	p.mu.Lock()
+	c := s.stored
+	p.mu.Unlock()
+	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Expired: c.Expired, Dead: c.Dead, Dropped: map[string]uint64{}}
+	for range 100 {
+		mark := p.o.Backlog.Mark(s.holder)
+		backlog := p.o.Backlog.Count(s.holder)
+		journal := uint64(0)
+		if from := max(c.Position.Offset+1, mark); p.o.Count != nil && from < to {
+			var err error
+			if journal, err = p.o.Count(from, to, s.route.Match); err != nil {
+				return a, err
+			}
+		}
+		if mark != p.o.Backlog.Mark(s.holder) {
+			continue // the keeper moved something meanwhile
+		}
+		a.Queued = backlog.Events + journal
+		for reason, n := range backlog.Dropped {
+			a.Dropped[reason] += n
+		}
+		break
+	}
+	if c.Damaged > 0 {
+		a.Dropped["damaged"] += c.Damaged
+	}
+	return a, nil
+}

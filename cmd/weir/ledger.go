@@ -1,0 +1,78 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weir-iot/weir/bridge/web"
+)
+
+func ledgerCommand(o *options) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "ledger",
+		Short: "Account for every event that was accepted",
+		Long: `Show what has become of everything that was ever accepted: for each route
+
+  routed = delivered + queued + expired + dropped + dead
+
+Each number is counted where it happens, and none is derived from the others. UNACCOUNTED is
+what does not add up: 0, or something is wrong, and then the exit code is 1.
+
+Exit codes: 0 all is accounted for, 1 it is not, or the command failed, 2 usage, 3 config invalid,
+4 gateway not reachable.`,
+		Example: "  weir ledger\n  weir ledger --json",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := newClient(o)
+			if err != nil {
+				return err
+			}
+			var l web.Ledger
+			if err := c.get(cmd.Context(), "/api/ledger", &l); err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				err = enc.Encode(l)
+			} else {
+				err = printLedger(cmd, l)
+			}
+			if err == nil && l.Unaccounted != 0 {
+				err = exitf(exitFailed, "%d events are not accounted for", l.Unaccounted)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printLedger(cmd *cobra.Command, l web.Ledger) error {
+	fmt.Fprintf(cmd.OutOrStdout(), "accepted %d, of which %d go to no uplink\n", l.Accepted, l.Unrouted)
+	if len(l.Routes) == 0 {
+		return nil
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "UPLINK\tROUTE\tROUTED\tDELIVERED\tQUEUED\tEXPIRED\tDROPPED\tDEAD\tUNACCOUNTED")
+	for _, r := range l.Routes {
+		dropped := []string{}
+		for _, reason := range slices.Sorted(maps.Keys(r.Dropped)) {
+			if n := r.Dropped[reason]; n > 0 {
+				dropped = append(dropped, fmt.Sprintf("%s %d", reason, n))
+			}
+		}
+		if len(dropped) == 0 {
+			dropped = []string{"0"}
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%d\n", r.Uplink, r.Route, r.Routed, r.Delivered, r.Queued, r.Expired, strings.Join(dropped, ", "), r.Dead, r.Unaccounted)
+	}
+	return w.Flush()
+}

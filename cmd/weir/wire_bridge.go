@@ -1,0 +1,88 @@
+package main
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/weir-iot/weir/bridge"
+	"github.com/weir-iot/weir/bridge/web"
+	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/config"
+	"github.com/weir-iot/weir/store"
+)
+
+// backlog is the reservoir as the bridge sees it.
+type backlog struct{ r *store.Reservoir }
+
+func (b backlog) Read(holder string, from uint64) (gateway.Batch, error) {
+	found, err := b.r.Read(holder, from, 0)
+	return found.Batch(), err
+}
+
+func (b backlog) Mark(holder string) uint64                { return b.r.Stat(holder).Mark }
+func (b backlog) Release(holder string, upTo uint64) error { return b.r.Release(holder, upTo) }
+
+func (b backlog) Count(holder string) bridge.BacklogCount {
+	s := b.r.Stat(holder)
+	return bridge.BacklogCount{Events: s.Count, Bytes: s.Bytes, Oldest: time.Duration(s.OldestAge) * time.Millisecond, Dropped: s.Dropped}
+}
+
+func minFree(s config.Share) store.MinFree {
+	if s.Percent > 0 {
+		return store.MinFree{Percent: s.Percent, Bytes: store.DefaultMinFree.Bytes}
+	}
+	return store.MinFree{Bytes: int64(s.Bytes)}
+}
+
+// newKeeper bounds the journal: every route holds it, and what is counted or rolled forward from it
+// anchors it.
+func newKeeper(cfg *config.Config, a *app, log *slog.Logger) *store.Keeper {
+	o := store.KeeperOptions{
+		Journal: a.journal, Backlogs: a.backlog, MaxAge: cfg.Journal.MaxAge, Logger: log.With("part", "keeper"),
+		Anchors: []store.Anchor{
+			{Name: "the broker's state", Needs: a.broker.Saved, Advance: a.broker.Checkpoint},
+			{Name: "the ledger", Needs: a.bridge.Ledger().Saved, Advance: func() {}}, // it is stored every second
+		},
+	}
+	for _, h := range a.bridge.Holders() {
+		p := store.Policy{Mode: h.Policy.OnFull}
+		for _, k := range h.Policy.Keep {
+			p.Keep = append(p.Keep, store.Step{For: k.For, Every: k.Every, Latest: k.Latest})
+		}
+		o.Holders = append(o.Holders, store.Holder{
+			Name: h.Name, Match: h.Match, Committed: h.Committed, Read: h.Read, Policy: p, MaxBytes: int64(h.Policy.MaxSize),
+		})
+	}
+	return store.NewKeeper(o)
+}
+
+func (a *app) uplinkStatus() []web.Uplink {
+	all := []web.Uplink{}
+	for _, u := range a.bridge.Status() {
+		w := web.Uplink{
+			Name: u.Uplink, Sink: u.Sink, Up: u.Up, Reason: u.Reason, Since: u.Since, Queued: u.Queued, Oldest: u.Oldest,
+			Position: u.Position.String(), Delivered: u.Delivered, Retried: u.Retried, Dead: u.Dead,
+		}
+		for _, r := range u.Routes {
+			problem := r.ReadError
+			if problem == "" && r.LastGap != "" {
+				problem = "missing: " + r.LastGap
+			}
+			w.Routes = append(w.Routes, web.UplinkRoute{
+				Name: r.Route, Journal: r.Journal, Backlog: r.Backlog.Events, BacklogBytes: r.Backlog.Bytes, OldestAge: r.Oldest.Seconds(),
+				Position: r.Position.String(), Delivered: r.Delivered, Expired: r.Expired, Dropped: r.Backlog.Dropped, Dead: r.Kept, Problem: problem,
+			})
+		}
+		all = append(all, w)
+	}
+	return all
+}
+
+func (a *app) ledger() (web.Ledger, error) {
+	all, err := a.bridge.Accounts()
+	l := web.Ledger{Accepted: all.Accepted, Unrouted: all.Unrouted, Unaccounted: all.Unaccounted}
+	for _, r := range all.Routes {
+		l.Routes = append(l.Routes, web.LedgerAccount(r))
+	}
+	return l, err
+}

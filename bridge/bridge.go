@@ -115,6 +115,7 @@ func (b *Bridge) keepLedger(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
+		case <-b.ledger.hurry:
 		case <-ctx.Done():
 		}
 		_, synced := b.hub.Next()

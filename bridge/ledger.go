@@ -3,6 +3,7 @@ package bridge
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/weir-iot/weir/gateway"
@@ -22,6 +23,10 @@ type Ledger struct {
 	count intake
 	saved uint64 // count.At as it is stored
 	memo  map[string][]int
+
+	pending intake // what is stored next, when it is synced; At 0: nothing
+
+	hurry chan struct{} // asks to be stored; one signal
 }
 
 // intake is what was counted of the offsets below At.
@@ -42,7 +47,7 @@ const (
 // next offset is next. For a route that it does not know it begins with what is queued and what the
 // cursor says.
 func (b *Bridge) newLedger(o Options) (*Ledger, error) {
-	l := &Ledger{state: o.State, routes: b.holders, memo: map[string][]int{}, count: intake{Routed: map[string]uint64{}}}
+	l := &Ledger{state: o.State, routes: b.holders, memo: map[string][]int{}, hurry: make(chan struct{}, 1), count: intake{Routed: map[string]uint64{}}}
 	next, _ := o.Hub.Next()
 	value, ok, err := o.State.Get(ledgerBucket, ledgerKey)
 	if err == nil && ok {
@@ -52,6 +57,7 @@ func (b *Bridge) newLedger(o Options) (*Ledger, error) {
 		return nil, fmt.Errorf("read the ledger: %w", err)
 	}
 	from := l.count.At
+	l.saved = from
 	known := l.count.Routed
 	l.count.Routed = map[string]uint64{}
 	for _, p := range b.pumps {
@@ -145,16 +151,23 @@ func (l *Ledger) Saved() uint64 {
 	return l.saved
 }
 
-// save stores what was counted, once all of it is on stable storage: below synced.
+// Save asks for it to be stored soon. It does not wait.
+func (l *Ledger) Save() { signal(l.hurry) }
+
+// save stores what was counted, once all of it is on stable storage: below synced. What is counted
+// meanwhile is for the next time, or a steady stream that nobody waits for would keep it off for ever.
 func (l *Ledger) save(synced uint64) error {
 	l.mu.Lock()
-	c := l.count
-	if c.At > synced || c.At == l.saved {
-		l.mu.Unlock()
+	if l.pending.At == 0 && l.count.At != l.saved {
+		l.pending = l.count
+		l.pending.Routed = maps.Clone(l.count.Routed)
+	}
+	c := l.pending
+	l.mu.Unlock()
+	if c.At == 0 || c.At > synced {
 		return nil
 	}
 	value, err := json.Marshal(c)
-	l.mu.Unlock()
 	if err == nil {
 		err = l.state.Apply(ledgerBucket, map[string][]byte{ledgerKey: value})
 	}
@@ -162,8 +175,8 @@ func (l *Ledger) save(synced uint64) error {
 		return fmt.Errorf("store the ledger: %w", err)
 	}
 	l.mu.Lock()
-	l.saved = c.At
-	l.mu.Unlock()
+	defer l.mu.Unlock()
+	l.saved, l.pending = c.At, intake{}
 	return nil
 }
 

@@ -91,9 +91,13 @@ func (k *Keeper) Run(ctx context.Context) error {
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
 	for {
-		k.keep(ctx)
+		var soon <-chan time.Time
+		if k.keep(ctx) {
+			soon = time.After(anchorPause)
+		}
 		select {
 		case <-tick.C:
+		case <-soon:
 		case <-k.j.room.asked:
 		case <-ctx.Done():
 			return nil
@@ -101,8 +105,11 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-// keep lets go of segments until the bounds are kept.
-func (k *Keeper) keep(ctx context.Context) {
+// anchorPause is how long an anchor has until it is looked at again.
+const anchorPause = 10 * time.Millisecond
+
+// keep lets go of segments until the bounds are kept. It returns true when it waits for an anchor.
+func (k *Keeper) keep(ctx context.Context) (anchored bool) {
 	defer k.checkFull()
 	if k.o.MaxAge > 0 {
 		select {
@@ -113,21 +120,23 @@ func (k *Keeper) keep(ctx context.Context) {
 	for ctx.Err() == nil {
 		segs := *k.j.segs.Load()
 		if len(segs) < 2 {
-			return
+			return false
 		}
 		why := k.over(segs[0])
 		if why == "" {
 			k.setStuck("")
-			return
+			return false
 		}
 		if err := k.letGo(segs[0], segs[1].first); err != nil {
-			if !errors.Is(err, errAnchored) { // who was asked to move on does, in a moment
-				k.setStuck(err.Error())
+			if errors.Is(err, errAnchored) { // who was asked to move on does, in a moment
+				return true
 			}
-			return
+			k.setStuck(err.Error())
+			return false
 		}
 		k.o.Logger.Debug("a segment is let go of", "path", segs[0].path, "reason", why)
 	}
+	return false
 }
 
 // over says which bound is passed, or nothing.

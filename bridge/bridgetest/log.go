@@ -73,6 +73,14 @@ func (l *Log) Sync() {
 	l.hub.Synced(next)
 }
 
+// SyncBelowEnd makes all but the last n offsets synced.
+func (l *Log) SyncBelowEnd(n uint64) {
+	l.mu.Lock()
+	next := l.next
+	l.mu.Unlock()
+	l.hub.Synced(next - n)
+}
+
 // Trim forgets the events below from.
 func (l *Log) Trim(from uint64) {
 	l.mu.Lock()
@@ -82,14 +90,14 @@ func (l *Log) Trim(from uint64) {
 
 // Restart is the log as the next process finds it, in a new epoch if that is not empty, with
 // a hub whose tail is empty.
-func (l *Log) Restart(epoch string) *gateway.Hub {
+func (l *Log) Restart(epoch string, taps ...gateway.Tap) *gateway.Hub {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if epoch != "" {
 		l.epoch = epoch
 		l.next += 100 // offsets in reserve are never used again
 	}
-	l.hub = gateway.NewHub(l, l.next)
+	l.hub = gateway.NewHub(l, l.next, taps...)
 	return l.hub
 }
 
@@ -141,7 +149,7 @@ func (l *Log) Count(from, to uint64, want gateway.Matcher) (uint64, error) {
 	defer l.mu.Unlock()
 	n := uint64(0)
 	for _, e := range l.events {
-		if e.Offset >= from && e.Offset < to && want.Match(e.Topic) {
+		if e.Offset >= max(from, l.from) && e.Offset < to && want.Match(e.Topic) {
 			n++
 		}
 	}

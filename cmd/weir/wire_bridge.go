@@ -41,7 +41,7 @@ func newKeeper(cfg *config.Config, a *app, log *slog.Logger) *store.Keeper {
 		Journal: a.journal, Backlogs: a.backlog, MaxAge: cfg.Journal.MaxAge, Logger: log.With("part", "keeper"),
 		Anchors: []store.Anchor{
 			{Name: "the broker's state", Needs: a.broker.Saved, Advance: a.broker.Checkpoint},
-			{Name: "the ledger", Needs: a.bridge.Ledger().Saved, Advance: func() {}}, // it is stored every second
+			{Name: "the ledger", Needs: a.bridge.Ledger().Saved, Advance: a.bridge.Ledger().Save},
 		},
 	}
 	for _, h := range a.bridge.Holders() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ type Load struct {
 	Rate    float64 // messages a second of each client
 	Seed    uint64
 	Ledger  *Ledger
+	Pad     int // bytes added to each message
 }
 
 type tag struct{ seq uint64 }
@@ -65,6 +67,13 @@ func (l *Load) Run(ctx context.Context, drain time.Duration) error {
 	}
 }
 
+func (l *Load) padding() string {
+	if l.Pad == 0 {
+		return ""
+	}
+	return `,"pad":"` + strings.Repeat("x", l.Pad) + `"`
+}
+
 func (l *Load) publish(ctx context.Context, c *mqttclient.Client, i int) {
 	rng := rand.New(rand.NewPCG(l.Seed, uint64(i)))
 	qos := byte(1 + i%2)
@@ -82,7 +91,7 @@ func (l *Load) publish(ctx context.Context, c *mqttclient.Client, i int) {
 		seq[n]++
 		m := &mqttclient.Message{
 			Topic:   fmt.Sprintf("load/%d/%d", i, n),
-			Payload: fmt.Appendf(nil, `{"seq":%d,"value":%.3f}`, seq[n], rng.NormFloat64()),
+			Payload: fmt.Appendf(nil, `{"seq":%d,"value":%.3f%s}`, seq[n], rng.NormFloat64(), l.padding()),
 			QoS:     qos,
 			Tag:     tag{seq[n]},
 		}

@@ -10,9 +10,9 @@
 //
 //	gather ─► one batch per partition ─► acks=all ─► done for each ─► gather …
 //
-// The pump reads ahead 512 events and no further, so a window of rounds is as fast as a stream
-// would be, and it makes order easy to see. Kafka answers for a batch as a whole and franz-go
-// fails a partition as a whole: with a stream, an event that is handed over just between a
+// The pump reads ahead 512 events and no further, so rounds are about as fast as a stream would
+// be, and they make order easy to see. Kafka answers for a batch as a whole and franz-go
+// fails a partition as a whole: in a stream, an event that is handed over just between a
 // batch's refusal and our hearing of it would overtake the refused ones. Between rounds nothing
 // is under way.
 //

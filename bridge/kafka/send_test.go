@@ -341,3 +341,18 @@ func TestLeadersMove(t *testing.T) {
 		t.Errorf("%d records of %d events", len(records), len(all))
 	}
 }
+
+// A broker that is not there does not matter while another one is.
+func TestAnyBroker(t *testing.T) {
+	c, _ := startFake(t)
+	topic := c.newTopic(t, 1)
+	nobody := freePorts(t, 2)
+	s := newSink(t, c.link.Addr(), topic, func(k *kafka.Config) {
+		k.Brokers = []string{"127.0.0.1:" + nobody[0], c.link.Addr(), "127.0.0.1:" + nobody[1]}
+	})
+	for range 6 { // it begins with any of them
+		if got, err := send(t, s, event("a", "1")); err != nil || len(got.events) != 1 {
+			t.Errorf("settled %v, ended with %v", got.errs, err)
+		}
+	}
+}

@@ -20,7 +20,7 @@ type sent struct {
 	err      error
 }
 
-// partition is where it went; without a partition the topic was not found.
+// partition is where it went. Without an answer the client may still be about to choose it.
 func (s *sent) partition() string {
 	return s.record.Topic + "/" + strconv.Itoa(int(s.record.Partition))
 }
@@ -76,7 +76,7 @@ func (c *connection) settle(round []sent, size int) (lost error) {
 			together[round[i].partition()]++
 		}
 	}
-	broken := map[string]bool{}
+	broken := map[string]bool{} // partitions, and topics of which a partition is not known
 	lose := func(err error) {
 		if lost == nil {
 			lost = err
@@ -84,11 +84,16 @@ func (c *connection) settle(round []sent, size int) (lost error) {
 	}
 	for i := range round {
 		s := &round[i]
+		v := s.verdict(perEvent)
+		if v == unanswered {
+			broken[s.record.Topic] = true
+			continue
+		}
 		p := s.partition()
-		switch s.verdict(perEvent) {
+		switch v {
 		case taken:
-			if broken[p] {
-				lose(fmt.Errorf("%s: took an event behind one that it refused", p))
+			if broken[p] || broken[s.record.Topic] {
+				lose(fmt.Errorf("%s: took an event behind one that it did not take", p))
 				continue
 			}
 			c.done(s.event, nil)
@@ -109,8 +114,6 @@ func (c *connection) settle(round []sent, size int) (lost error) {
 		case failed:
 			broken[p] = true
 			lose(fmt.Errorf("%s: %w", p, s.err))
-		case unanswered:
-			broken[p] = true
 		}
 	}
 	return lost

@@ -30,13 +30,14 @@ type Cursor interface {
 
 // Commit is what a cursor remembers. Counts are of all time.
 type Commit struct {
-	Position  gateway.Position  `json:"-"`
-	At        string            `json:"at"` // Position as text
-	Delivered uint64            `json:"delivered"`
-	Expired   uint64            `json:"expired,omitempty"`
-	Dead      uint64            `json:"dead,omitempty"`    // moved to the dead letters
-	Damaged   uint64            `json:"damaged,omitempty"` // lost to damage of the journal
-	Dropped   map[string]uint64 `json:"-"`                 // by the reservoir; it keeps these itself
+	Position  gateway.Position `json:"-"`
+	At        string           `json:"at"` // Position as text
+	Delivered uint64           `json:"delivered"`
+	Expired   uint64           `json:"expired,omitempty"`
+	Dead      uint64           `json:"dead,omitempty"`    // moved to the dead letters
+	Damaged   uint64           `json:"damaged,omitempty"` // lost to damage of the journal
+	// Unsure says that damage took more than could be counted: the index was gone too.
+	Unsure bool `json:"unsure,omitempty"`
 }
 
 // State is keyed and small and survives: store.State is one.

@@ -198,6 +198,10 @@ type Account struct {
 	Dropped       map[string]uint64 // by reason
 	Dead          uint64
 	Unaccounted   int64
+
+	// A stretch of the journal was lost together with the index that tells what lay there: what
+	// does not add up then was there.
+	unsure bool
 }
 
 func (a Account) settled() uint64 {
@@ -227,6 +231,10 @@ func (b *Bridge) Accounts() (Accounts, error) {
 			}
 			row.Routed = routed
 			row.Unaccounted = int64(routed) - int64(row.settled()) - int64(row.Queued)
+			if row.unsure && row.Unaccounted > 0 {
+				row.Dropped["damaged, by difference"] = uint64(row.Unaccounted)
+				row.Unaccounted = 0
+			}
 			all.Unaccounted += row.Unaccounted
 			all.Routes = append(all.Routes, row)
 		}
@@ -247,7 +255,7 @@ func (p *Pump) row(s *source, to uint64) (Account, error) {
 	p.mu.Lock()
 	c := s.stored
 	p.mu.Unlock()
-	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Expired: c.Expired, Dead: c.Dead, Dropped: map[string]uint64{}}
+	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Expired: c.Expired, Dead: c.Dead, unsure: c.Unsure, Dropped: map[string]uint64{}}
 	for range 100 {
 		mark := p.o.Backlog.Mark(s.holder)
 		backlog := p.o.Backlog.Count(s.holder)

@@ -132,6 +132,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Routes:    cfg.Routes,
 		Hub:       a.hub,
 		Count:     a.journal.Count,
+		Missing:   a.journal.Missing,
 		Age:       a.journal.Age,
 		State:     a.state,
 		Backlog:   backlog{a.backlog},

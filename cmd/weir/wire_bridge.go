@@ -82,7 +82,10 @@ func (a *app) ledger() (web.Ledger, error) {
 	all, err := a.bridge.Accounts()
 	l := web.Ledger{Accepted: all.Accepted, Unrouted: all.Unrouted, Unaccounted: all.Unaccounted}
 	for _, r := range all.Routes {
-		l.Routes = append(l.Routes, web.LedgerAccount(r))
+		l.Routes = append(l.Routes, web.LedgerAccount{
+			Uplink: r.Uplink, Route: r.Route, Routed: r.Routed, Delivered: r.Delivered, Queued: r.Queued,
+			Expired: r.Expired, Dropped: r.Dropped, Dead: r.Dead, Unaccounted: r.Unaccounted,
+		})
 	}
 	return l, err
 }

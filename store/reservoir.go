@@ -31,9 +31,11 @@ type Reservoir struct {
 	log  *slog.Logger
 	lock *os.File
 
-	w     sync.Mutex // held by who changes something; taken before mu
-	stale bool       // a change failed, so the index may not be what is stored
-	fresh int64      // bytes in tables, and put since, about
+	w      sync.Mutex // held by who changes something; taken before mu
+	stale  bool       // a change failed, so the index may not be what is stored
+	full   bool       // opened for reading only
+	closed bool
+	fresh  int64 // bytes in tables, and put since, about
 
 	mu      sync.RWMutex // guards what follows, for readers
 	db      *badger.DB   // nil when closed
@@ -132,7 +134,7 @@ func (r *Reservoir) open() error {
 	if err := dropBadTables(r.dir, r.log); err != nil {
 		return err
 	}
-	db, err := openBadger(r.dir, r.log)
+	db, err := openBadger(r.dir, false, r.log)
 	if err != nil {
 		return err
 	}
@@ -160,6 +162,8 @@ func (r *Reservoir) begin() error {
 	r.w.Lock()
 	err := error(nil)
 	switch {
+	case r.full:
+		err = errReadOnly
 	case r.db == nil:
 		err = errReservoirClosed
 	case r.stale:
@@ -211,20 +215,26 @@ func (r *Reservoir) Holders() []string {
 func (r *Reservoir) Close() error {
 	r.w.Lock()
 	defer r.w.Unlock()
-	if r.db == nil {
+	if r.closed {
 		return nil
 	}
+	r.closed = true
 	var errs []error
-	if !r.stale && checkFree(r.dir) == nil {
+	if r.db != nil && !r.stale && r.checkFree() == nil {
 		for _, h := range r.holders {
 			errs = append(errs, r.flush(h))
 		}
 	}
-	r.noteCounts()
+	if !r.full {
+		r.noteCounts()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	errs = append(errs, r.db.Close(), r.lock.Close())
-	r.db = nil
+	if r.db != nil {
+		errs = append(errs, r.db.Close())
+		r.db = nil
+	}
+	errs = append(errs, r.lock.Close())
 	return errors.Join(errs...)
 }
 
@@ -254,13 +264,13 @@ func (r *Reservoir) swap() error {
 			return nil
 		}
 	}
-	if r.fresh < swapBytes || checkFree(r.dir) != nil {
+	if r.fresh < swapBytes || r.checkFree() != nil {
 		return nil
 	}
 	if err := os.RemoveAll(r.dir + ".new"); err != nil {
 		return err
 	}
-	db, err := openBadger(r.dir+".new", r.log)
+	db, err := openBadger(r.dir+".new", false, r.log)
 	if err != nil {
 		return err
 	}
@@ -287,7 +297,7 @@ func (r *Reservoir) swap() error {
 		err = finishSwap(r.dir)
 	}
 	if err == nil {
-		db, err = openBadger(r.dir, r.log)
+		db, err = openBadger(r.dir, false, r.log)
 	}
 	if err != nil {
 		return fmt.Errorf("begin the drained reservoir anew: %w", err)

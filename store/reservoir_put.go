@@ -208,7 +208,7 @@ func (r *Reservoir) Put(holder string, upTo uint64, records []Record) error {
 		return err
 	}
 	defer r.w.Unlock()
-	if err := checkFree(r.dir); err != nil {
+	if err := r.checkFree(); err != nil {
 		return err
 	}
 	h := r.holder(holder)

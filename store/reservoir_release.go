@@ -24,7 +24,7 @@ func (r *Reservoir) Release(holder string, upTo uint64) error {
 	if err := r.release(h, upTo); err != nil {
 		return err
 	}
-	if len(h.gone) >= flushChunks && checkFree(r.dir) == nil {
+	if len(h.gone) >= flushChunks && r.checkFree() == nil {
 		if err := r.flush(h); err != nil {
 			return err
 		}

@@ -19,7 +19,7 @@ type boxLog struct {
 
 // More lines than these in that time are left out, and of a line what is longer.
 const (
-	boxLines = 60
+	boxLines = 40
 	boxSpan  = 10 * time.Second
 	boxLine  = 2 << 10
 )

@@ -38,7 +38,7 @@ const (
 type app struct {
 	log     *slog.Logger
 	journal *store.Journal
-	state   *store.State
+	box     *store.Box // state and reservoir, in a process of their own
 	hub     *gateway.Hub
 	broker  *broker.Broker
 	devices *devices.Supervisor
@@ -83,15 +83,16 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.state, err = store.OpenState(filepath.Join(dir, "state"), log.With("part", "state")); err != nil {
+	if a.box, err = store.OpenBox(store.BoxOptions{Dir: dir, Logger: log.With("part", "state")}); err != nil {
 		return nil, err
 	}
+	state := a.box.State()
 
 	ingest := gateway.New(gateway.Options{Journal: a.journal, Observer: observer})
 	a.broker, err = broker.New(broker.Options{
 		Auth:     cfg.Auth,
 		Ingest:   ingest.Ingest,
-		State:    a.state,
+		State:    state,
 		Replay:   a.journal.Replay,
 		Logger:   log.With("part", "broker"),
 		Observer: observer,
@@ -120,8 +121,8 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Routes:    cfg.Routes,
 		Hub:       a.hub,
 		Count:     a.journal.Count,
-		State:     a.state,
-		StateLost: a.state.Lost(),
+		State:     state,
+		StateLost: state.Lost(),
 		Logger:    log.With("part", "bridge"),
 		Observer:  observer,
 	})
@@ -182,8 +183,8 @@ func (a *app) Close() error {
 		}
 	}
 	var errs []error
-	if a.state != nil {
-		errs = append(errs, a.state.Close())
+	if a.box != nil {
+		errs = append(errs, a.box.Close())
 	}
 	if a.journal != nil {
 		errs = append(errs, a.journal.Close())

@@ -374,3 +374,65 @@ func TestBoxDamagedByDeath(t *testing.T) {
 		t.Error("nothing was set aside")
 	}
 }
+
+// TestBoxMemory has a backlog of a million events in a box, thins it and drains it. A gateway has to do with 96 MB.
+func TestBoxMemory(t *testing.T) {
+	if testing.Short() || raceEnabled {
+		t.Skip("takes long")
+	}
+	dir := t.TempDir()
+	b := openBox(t, dir)
+	idle, peak := anonymous(b.pid()), int64(0)
+	var part []Record
+	for offset := uint64(1); offset <= 1_000_000; offset++ {
+		part = append(part, Record{Offset: offset, Epoch: "epoch001", Age: int64(offset) * 100, Key: offset % 5000, Body: make([]byte, 256)})
+		if len(part) == 4000 {
+			if err := b.Reservoir().Put("up", offset+1, part); err != nil {
+				t.Fatal(err)
+			}
+			part = part[:0]
+			peak = max(peak, anonymous(b.pid()))
+		}
+	}
+	t.Logf("idle %d MB, while a million is put %d MB", idle>>20, peak>>20)
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	b = openBox(t, dir)
+	t.Logf("opened in %v, %d MB", time.Since(start), anonymous(b.pid())>>20)
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("open took %v", took)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for from := uint64(1); from < 900_000; {
+			l, err := b.Reservoir().Read("up", from, 0)
+			if err != nil || len(l.Records) == 0 {
+				t.Errorf("from %d: %d records, %v", from, len(l.Records), err)
+				return
+			}
+			from = l.Next
+		}
+	}()
+	start = time.Now()
+	err := b.Reservoir().Shrink("up", 900_000, Policy{Mode: Thin}, 200<<20, 100_000_000)
+	if err == nil {
+		err = b.Reservoir().Shrink("up", 0, Policy{Mode: Thin}, 100<<20, 100_000_000)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	peak = max(peak, anonymous(b.pid()))
+	st := b.Reservoir().Stat("up")
+	t.Logf("thinned in %v to %d records and %d MB, %d MB of memory", time.Since(start), st.Count, st.Bytes>>20, anonymous(b.pid())>>20)
+	checkLedger(t, "thinned", st)
+	if err := b.Reservoir().Release("up", st.Last); err != nil {
+		t.Fatal(err)
+	}
+	if peak > 64<<20 {
+		t.Errorf("%d MB", peak>>20)
+	}
+}

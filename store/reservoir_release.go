@@ -10,7 +10,7 @@ import (
 const flushChunks = 64
 
 // Release says that the holder is done with everything up to and including offset upTo. It is not
-// synced: a crash may bring some back, and its counts with it. When nobody has anything left
+// synced: a crash may bring some back, and its counts with it. When little is left of what was there
 // the database is begun anew, which gives its disk back.
 func (r *Reservoir) Release(holder string, upTo uint64) error {
 	if err := r.begin(); err != nil {
@@ -29,9 +29,6 @@ func (r *Reservoir) Release(holder string, upTo uint64) error {
 			return err
 		}
 		r.noteCounts()
-	}
-	if len(h.chunks) > 0 {
-		return nil
 	}
 	return r.swap()
 }

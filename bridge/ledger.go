@@ -258,10 +258,12 @@ func (p *Pump) row(s *source, to uint64) (Account, error) {
 	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Expired: c.Expired, Dead: c.Dead, unsure: c.Unsure, Dropped: map[string]uint64{}}
 	for range 100 {
 		mark := p.o.Backlog.Mark(s.holder)
-		backlog := p.o.Backlog.Count(s.holder)
+		backlog, err := p.o.Backlog.Count(s.holder)
+		if err != nil {
+			return a, err
+		}
 		journal := uint64(0)
 		if from := max(c.Position.Offset+1, mark); p.o.Count != nil && from < to {
-			var err error
 			if journal, err = p.o.Count(from, to, s.route.Match); err != nil {
 				return a, err
 			}

@@ -93,8 +93,9 @@ func TestReservoirDamage(t *testing.T) {
 		for _, g := range gone {
 			missing += g.Count
 		}
-		// Badger drops the rest of a table, of at most 1.75 MiB, when it compacts one with a damaged block.
-		if missing != again.Dropped[DroppedDamaged] || missing < s.Dropped[DroppedDamaged] || uint64(len(got))+missing != 15_901 {
+		// Badger drops the rest of a table, of at most 1.75 MiB, when it compacts one with a damaged block. If it
+		// does so while a chunk is read in two parts, the first part is both read and lost.
+		if twice := uint64(len(got)) + missing - 15_901; twice > 40 || missing != again.Dropped[DroppedDamaged] || missing < s.Dropped[DroppedDamaged] {
 			t.Fatalf("%s: after another open %d read, %d lost: %+v, before %+v", what, len(got), missing, again, s)
 		}
 		if err := r.Close(); err != nil {

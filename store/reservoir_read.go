@@ -48,10 +48,10 @@ func (r *Reservoir) read(holder string, from uint64, limit int) (b Backlog, bad 
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if r.db == nil {
+	b.Next = from
+	if r.db == nil && !r.full {
 		return b, nil, errReservoirClosed
 	}
-	b.Next = from
 	h := r.holders[holder]
 	if h == nil {
 		return b, nil, nil

@@ -23,6 +23,7 @@ func openReservoir(t testing.TB, dir string) *Reservoir {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
+	r.swapAt = 256 << 10 // so that it happens often
 	return r
 }
 
@@ -421,6 +422,7 @@ func putForEver(dir string) {
 	if err != nil {
 		panic(err)
 	}
+	r.swapAt = 256 << 10
 	rnd := rand.New(rand.NewSource(int64(os.Getpid())))
 	for {
 		var all []Record

@@ -256,26 +256,26 @@ func (p *Pump) row(s *source, to uint64) (Account, error) {
 	c := s.stored
 	p.mu.Unlock()
 	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Expired: c.Expired, Dead: c.Dead, unsure: c.Unsure, Dropped: map[string]uint64{}}
-	for range 100 {
-		mark := p.o.Backlog.Mark(s.holder)
-		backlog, err := p.o.Backlog.Count(s.holder)
-		if err != nil {
-			return a, err
-		}
+	backlog, err := p.o.Backlog.Count(s.holder)
+	for err == nil {
 		journal := uint64(0)
-		if from := max(c.Position.Offset+1, mark); p.o.Count != nil && from < to {
+		if from := max(c.Position.Offset+1, backlog.Mark); p.o.Count != nil && from < to {
 			if journal, err = p.o.Count(from, to, s.route.Match); err != nil {
-				return a, err
+				break
 			}
 		}
-		if mark != p.o.Backlog.Mark(s.holder) {
-			continue // the keeper moved something meanwhile
+		var after BacklogCount
+		if after, err = p.o.Backlog.Count(s.holder); err == nil && after.Mark == backlog.Mark {
+			a.Queued = backlog.Events + journal
+			break
 		}
-		a.Queued = backlog.Events + journal
-		for reason, n := range backlog.Dropped {
-			a.Dropped[reason] += n
-		}
-		break
+		backlog = after // the keeper has moved something meanwhile
+	}
+	if err != nil {
+		return a, err
+	}
+	for reason, n := range backlog.Dropped {
+		a.Dropped[reason] += n
 	}
 	if c.Damaged > 0 {
 		a.Dropped["damaged"] += c.Damaged

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/weir-iot/weir/bridge/amqp"
 	"github.com/weir-iot/weir/bridge/mqtt"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
@@ -13,6 +14,7 @@ import (
 // kinds is THE list of sinks. Each decodes its section of the configuration, strictly.
 func kinds() []kind {
 	return []kind{
+		{"amqp", newAMQP},
 		{"mqtt", newMQTT},
 	}
 }
@@ -29,6 +31,14 @@ type deps struct {
 	// key is the ordering key of an event, by the route that brought it: what a far end that
 	// partitions has to partition by.
 	key func(*gateway.Event) string
+}
+
+func newAMQP(s config.Section, d deps) (Sink, error) {
+	var c amqp.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return amqp.New(c, d.gatewayID, s.Name())
 }
 
 func newMQTT(s config.Section, d deps) (Sink, error) {

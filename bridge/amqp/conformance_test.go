@@ -2,6 +2,7 @@ package amqp_test
 
 import (
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,7 +20,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(withRabbit{m}) }
 // withRabbit ends the one server that the tests share.
 type withRabbit struct{ m *testing.M }
 
+// paperDir outlives each test, as the server does.
+var paperDir string
+
 func (w withRabbit) Run() int {
+	var err error
+	if paperDir, err = os.MkdirTemp("", "papers"); err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(paperDir)
 	defer bridgetest.StopRabbitMQ()
 	return w.m.Run()
 }

@@ -49,7 +49,7 @@ func (s *Sink) connect(ctx context.Context) (*link, error) {
 	}
 	l := &link{s: s, wire: newWire(conn, s.c.AckTimeout)}
 	defer context.AfterFunc(ctx, l.wire.kill)()
-	defer l.hurry().Stop()
+	late := l.hurry()
 	properties := amqp.NewConnectionProperties()
 	properties["product"] = "Weir"
 	properties.SetClientConnectionName("weir " + s.gatewayID + " " + s.uplink)
@@ -62,8 +62,14 @@ func (s *Sink) connect(ctx context.Context) (*link, error) {
 	if err == nil {
 		err = l.open()
 	}
+	intime := late.Stop()
 	if err != nil {
-		err = fmt.Errorf("connect to %s: %w", s.address, l.reason(err))
+		// RabbitMQ gives a reason to those only that the library cannot count itself among.
+		if why := l.reason(err); intime && errors.Is(err, amqp.ErrCredentials) {
+			err = fmt.Errorf("connect to %s: it does not accept the account: %w", s.address, why)
+		} else {
+			err = fmt.Errorf("connect to %s: %w", s.address, why)
+		}
 		l.end()
 		return nil, err
 	}

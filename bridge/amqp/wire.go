@@ -70,10 +70,7 @@ func (w *wire) Write(b []byte) (int, error) {
 
 // Close does not wait to say TLS's goodbye, which a link that lies still would delay by
 // seconds; AMQP has its own, and has said it by now if it could be said.
-func (w *wire) Close() error {
-	w.keep(net.ErrClosed)
-	return w.raw.Close()
-}
+func (w *wire) Close() error { return w.raw.Close() }
 
 // kill ends every read and write.
 func (w *wire) kill() { w.Close() }
@@ -84,14 +81,14 @@ func (w *wire) fail(err error) {
 	w.kill()
 }
 
-// keep remembers the first error, and returns it.
+// keep remembers the first error, and returns err. That it was closed here is no reason.
 func (w *wire) keep(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.err == nil {
+	if w.err == nil && !errors.Is(err, net.ErrClosed) {
 		w.err = err
 	}
-	return w.err
+	return err
 }
 
 // cause is why the wire ended, or nil.

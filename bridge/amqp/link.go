@@ -233,6 +233,14 @@ func (l *link) publish(e *gateway.Event, done func(*gateway.Event, error)) error
 		if l.ch.IsClosed() && !l.conn.IsClosed() {
 			return l.channelClosed(<-l.closed, done)
 		}
+		select { // a far end that takes nothing has said why, while the write hung
+		case b := <-l.blocked:
+			l.setBlock(b)
+		default:
+		}
+		if l.block != "" {
+			return l.takesNothing()
+		}
 		return l.reason(err)
 	}
 	l.inFlight = append(l.inFlight, flight{event: e, id: m.MessageId, confirm: confirm, sent: time.Now()})
@@ -331,20 +339,20 @@ func (l *link) setBlock(b amqp.Blocking) {
 	}
 }
 
-// watch notices a far end that lies still, or takes nothing. What it has not confirmed comes
-// again, so the next connection begins with one event, not with a window of repeats.
+// watch notices a far end that lies still, or takes nothing.
 func (l *link) watch(now time.Time) error {
 	limit := l.s.c.AckTimeout
-	var err error
 	switch {
 	case l.block != "" && now.Sub(l.since) > limit:
-		l.s.blocked = true
-		err = fmt.Errorf("the far end takes no publishes: %s", l.block)
+		return l.takesNothing()
 	case len(l.inFlight) > 0 && now.Sub(l.inFlight[0].sent) > limit && now.Sub(l.moved) > limit:
-		err = fmt.Errorf("no confirm for %v", limit)
-	default:
-		return nil
+		l.s.careful = max(l.s.careful, 1) // the next connection begins with one, not with a window of repeats
+		return fmt.Errorf("no confirm for %v", limit)
 	}
-	l.s.careful = max(l.s.careful, 1)
-	return err
+	return nil
+}
+
+func (l *link) takesNothing() error {
+	l.s.blocked, l.s.careful = true, max(l.s.careful, 1)
+	return fmt.Errorf("the far end takes no publishes: %s", l.block)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -304,9 +305,16 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// While the server takes no publishes the uplink says so, holds one connection, and loses nothing.
+// While the server takes no publishes the uplink says so, holds one connection, and loses
+// nothing; also where the link is full of what it does not take.
 func TestBlocked(t *testing.T) {
 	r := start(t)
+	for _, size := range []int{8, 200000} {
+		t.Run(strconv.Itoa(size), func(t *testing.T) { blocked(t, r, size) })
+	}
+}
+
+func blocked(t *testing.T, r *bridgetest.RabbitMQ, size int) {
 	q := declare(t, r, nil, "#")
 	log, hub := bridgetest.NewLog("e1")
 	p := pump(t, newSink(t, r.Addr, to(q.exchange), impatient), hub)
@@ -314,22 +322,22 @@ func TestBlocked(t *testing.T) {
 	add := func(more int) {
 		for range more {
 			n++
-			log.Append(&gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(n)), Accepted: time.Now()})
+			log.Append(&gateway.Event{Topic: "up/a", Payload: fmt.Appendf(nil, "%0*d", size, n), Accepted: time.Now()})
 		}
 	}
 	add(50)
 	until(t, "it flows", func() bool { return p.Status().Delivered == 50 })
 	r.Ctl(t, "eval", "rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []}).")
 	add(100)
-	blocked := func() bool {
+	says := func() bool {
 		s := p.Status()
-		return !s.Up && strings.Contains(s.Reason, "takes no publishes: low on memory")
+		return !s.Up && s.Reason == "the far end takes no publishes: low on memory"
 	}
-	until(t, "it says that it is blocked", blocked)
+	until(t, "it says that it is blocked", says)
 	retried := p.Status().Retried
 	add(100)
 	r.Ctl(t, "list_connections", "state") // takes a second: time for many attempts
-	if !blocked() || p.Status().Retried != retried {
+	if !says() || p.Status().Retried != retried {
 		t.Errorf("it hammers: %d retries; %+v", p.Status().Retried-retried, p.Status())
 	}
 	r.Ctl(t, "eval", "rabbit_alarm:clear_alarm({resource_limit, memory, node()}).")

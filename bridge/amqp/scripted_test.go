@@ -193,7 +193,7 @@ func TestFarEndIsConfused(t *testing.T) {
 		"connection": frame(0, 10, 41, 0),
 	} {
 		f := script(t)
-		c := send(t, newSink(t, f.addr))
+		c := send(t, newSink(t, f.addr, func(c *amqp.Config) { c.Heartbeat = time.Hour })) // a failed one would free it too
 		<-c.up
 		for range 3 {
 			f.said <- b

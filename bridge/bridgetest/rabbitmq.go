@@ -72,10 +72,11 @@ func StopRabbitMQ() {
 
 // rabbitScript ends with whoever holds the other end of its standard input, so that nothing is
 // left of a test that is killed. epmd runs in the foreground: one that erl starts itself would stay.
-const rabbitScript = `epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 &
-"$1"/rabbitmq-server </dev/null &
+const rabbitScript = `epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 & epmd=$!
+"$1"/rabbitmq-server </dev/null & server=$!
 read -r _
-kill -9 0`
+kill -9 $server $epmd
+wait`
 
 func startRabbitMQ(o RabbitOptions) (*RabbitMQ, error) {
 	binary, err := filepath.EvalSymlinks("/usr/lib/rabbitmq/bin/rabbitmq-server") // the one in PATH becomes another user
@@ -122,6 +123,7 @@ func startRabbitMQ(o RabbitOptions) (*RabbitMQ, error) {
 		"HOME="+r.dir, "RABBITMQ_NODENAME=weir-test@localhost", "RABBITMQ_CONF_ENV_FILE="+r.dir+"/env.conf",
 		"RABBITMQ_CONFIG_FILE="+r.dir+"/rabbitmq.conf", "RABBITMQ_ENABLED_PLUGINS_FILE="+r.dir+"/plugins",
 		"RABBITMQ_MNESIA_BASE="+r.dir+"/mnesia", "RABBITMQ_LOG_BASE="+r.dir+"/log", "RABBITMQ_PID_FILE="+r.dir+"/pid",
+		"RUNNING_UNDER_SYSTEMD=1", // its script becomes the server, instead of watching over it
 		"RABBITMQ_DIST_PORT="+distPort, "ERL_EPMD_PORT="+epmdPort, "ERL_EPMD_ADDRESS=127.0.0.1",
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+loopback, "RABBITMQ_CTL_ERL_ARGS="+loopback,
 	)
@@ -182,7 +184,7 @@ func (r *RabbitMQ) start() error {
 func (r *RabbitMQ) stop() {
 	if r.cmd != nil {
 		r.alive.Close()
-		r.cmd.Wait() // ends by its own kill
+		r.cmd.Wait()
 	}
 	os.RemoveAll(r.dir)
 }

@@ -72,8 +72,14 @@ func (w *wire) Write(b []byte) (int, error) {
 // seconds; AMQP has its own, and has said it by now if it could be said.
 func (w *wire) Close() error { return w.raw.Close() }
 
-// kill ends every read and write.
-func (w *wire) kill() { w.Close() }
+// kill ends every read and write. It resets the connection: what the far end has not read yet
+// shall not come to light there when the next connection is already ahead of it.
+func (w *wire) kill() {
+	if tcp, ok := w.raw.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	w.Close()
+}
 
 // fail is kill with a reason.
 func (w *wire) fail(err error) {

@@ -2,8 +2,6 @@ package amqp_test
 
 import (
 	"bytes"
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -14,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rabbitmq/amqp091-go"
 
-	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/amqp"
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/gateway"
@@ -45,71 +42,6 @@ func start(t *testing.T) *bridgetest.RabbitMQ {
 			"topic_permissions": []any{map[string]string{"user": "open", "vhost": "/", "exchange": "amq.topic", "write": "^open", "read": ""}},
 		},
 	})
-}
-
-// connection is one Send under test.
-type connection struct {
-	t      *testing.T
-	events chan *gateway.Event
-	up     chan struct{}
-	done   chan outcome
-	ended  chan error
-	cancel context.CancelFunc
-	n      uint64
-}
-
-type outcome struct {
-	e   *gateway.Event
-	err error
-}
-
-func send(t *testing.T, s *amqp.Sink) *connection {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	c := &connection{
-		t: t, events: make(chan *gateway.Event, 100), up: make(chan struct{}), done: make(chan outcome, 1000), ended: make(chan error, 1), cancel: cancel,
-	}
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		c.ended <- s.Send(ctx, c.events, func() { close(c.up) }, func(e *gateway.Event, err error) { c.done <- outcome{e, err} })
-	}()
-	t.Cleanup(func() { cancel(); <-over })
-	return c
-}
-
-func (c *connection) event(e gateway.Event) *gateway.Event {
-	c.n++
-	e.Epoch, e.Offset = "e1", c.n
-	if e.Accepted.IsZero() {
-		e.Accepted = time.Now()
-	}
-	c.events <- &e
-	return &e
-}
-
-func (c *connection) outcome() error {
-	c.t.Helper()
-	select {
-	case o := <-c.done:
-		return o.err
-	case err := <-c.ended:
-		c.t.Fatalf("Send has ended: %v", err)
-	case <-time.After(30 * time.Second):
-		c.t.Fatal("no outcome within 30 s")
-	}
-	return nil
-}
-
-func (c *connection) end() error {
-	c.t.Helper()
-	select {
-	case err := <-c.ended:
-		return err
-	case <-time.After(30 * time.Second):
-		c.t.Fatal("Send has not ended within 30 s")
-		return nil
-	}
 }
 
 // Everything that an event has arrives where the page says.
@@ -389,48 +321,4 @@ func TestDefaultExchange(t *testing.T) {
 
 func account(name, password string) func(*amqp.Config) {
 	return func(c *amqp.Config) { c.Username, c.Password = name, password }
-}
-
-// running is a pump and its state.
-type running struct {
-	*bridge.Pump
-	state *bridgetest.State
-}
-
-// reasons are why events are dead.
-func (r running) reasons(t *testing.T) (all []string) {
-	t.Helper()
-	if err := r.state.Each("dead", "far/", func(_ string, value []byte) error {
-		var d bridge.DeadLetter
-		err := json.Unmarshal(value, &d)
-		all = append(all, d.Reason)
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
-// pump runs a pump of "up/#" to s until the test ends.
-func pump(t *testing.T, s bridge.Sink, hub *gateway.Hub) running {
-	t.Helper()
-	state := bridgetest.NewState()
-	p, err := bridge.NewPump(bridge.PumpOptions{
-		Uplink: "far", GatewayID: bridgetest.GatewayID, Sink: s, Hub: hub, State: state,
-		Filters:  gateway.Filters{gateway.MustFilter("up/#")},
-		MinPause: time.Millisecond, MaxPause: 50 * time.Millisecond, CommitEvery: 5 * time.Millisecond,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	over := make(chan error, 1)
-	go func() { over <- p.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-over; err != nil {
-			t.Error(err)
-		}
-	})
-	return running{p, state}
 }

@@ -153,7 +153,7 @@ func (b *Bridge) add(o Options, uplink string, ids []string) error {
 	}
 	kind := ""
 	for n := range lanes {
-		name, sink, err := newSink(o.Uplinks[uplink], deps{gatewayID: o.GatewayID, key: keyOf(po.Routes), lane: n})
+		name, sink, err := newSink(o.Uplinks[uplink], deps{gatewayID: o.GatewayID, key: keyOf(po.Routes), lane: n, age: o.Age})
 		if err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ func newSink(t *testing.T, addr, version string, change ...func(*mqtt.Config)) *
 	for _, f := range change {
 		f(&c)
 	}
-	s, err := mqtt.New(c, bridgetest.GatewayID, "far", 0)
+	s, err := mqtt.New(c, bridgetest.GatewayID, "far", 0, bridgetest.Age)
 	if err != nil {
 		t.Fatal(err)
 	}

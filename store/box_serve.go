@@ -154,6 +154,10 @@ func (b *box) answer(call uint64, v verb, body []byte) {
 	b.mu.RUnlock()
 	if err != nil {
 		b.w.send(call, answerFailed, encodeError(err)) // if it fails the gateway has gone
+		if errors.Is(err, gateway.ErrTransient) {      // Badger failed: another process reads its log again
+			b.log.Error("a database failed; its process ends", "error", err)
+			b.w.c.Close()
+		}
 		return
 	}
 	b.w.send(call, answerOK, answer)

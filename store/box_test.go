@@ -298,6 +298,25 @@ func TestBoxKill(t *testing.T) {
 	}
 }
 
+// TestBoxHistories is TestReservoirHistories through the wire, with a child that is killed.
+func TestBoxHistories(t *testing.T) {
+	h := &reservoirHistory{T: t, rnd: rand.New(rand.NewSource(100)), root: t.TempDir(), lives: map[string]*life{}}
+	h.open = func() {
+		b := openBox(t, h.root)
+		h.r, h.close = b.Reservoir(), b.Close
+		h.kill = func() {
+			pid := b.pid()
+			syscall.Kill(pid, syscall.SIGKILL)
+			eventually(t, 20*time.Second, "there is no other child", func() bool { return b.pid() != pid && b.pid() != 0 })
+		}
+	}
+	h.open()
+	for range 120 {
+		h.step()
+	}
+	h.check()
+}
+
 func TestBoxThatHangsIsKilled(t *testing.T) {
 	o := boxOptions(t, t.TempDir())
 	o.Command, o.OpenTimeout = []string{"/bin/sh", "-c", "exec sleep 1000"}, 50*time.Millisecond

@@ -163,8 +163,7 @@ func (r *Reservoir) begin() error {
 	r.w.Lock()
 	err := error(nil)
 	switch {
-	case r.full:
-		err = errReadOnly
+	case r.full: // what changes only memory may go on
 	case r.db == nil:
 		err = errReservoirClosed
 	case r.stale:

@@ -127,6 +127,10 @@ func (b *refill) failed(err error) error {
 
 // commit makes the change durable, and then visible.
 func (b *refill) commit() (err error) {
+	if b.r.full {
+		b.txn.Discard()
+		return errReadOnly
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("badger panicked: %v", p)

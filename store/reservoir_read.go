@@ -111,6 +111,9 @@ func (r *Reservoir) damaged(holder string, c chunk) error {
 
 // lose is damaged for who has w and knows that c is there.
 func (r *Reservoir) lose(h *backlog, c chunk) error {
+	if r.full {
+		return errReadOnly
+	}
 	err := r.db.View(func(txn *badger.Txn) error {
 		data, err := loadChunk(txn, h.number, c)
 		if err == nil {

@@ -115,6 +115,9 @@ func (r *Reservoir) Discard(holder string) error {
 		return err
 	}
 	defer r.w.Unlock()
+	if err := r.checkFree(); err != nil {
+		return err
+	}
 	h := r.holders[holder]
 	if h == nil {
 		return nil

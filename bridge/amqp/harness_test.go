@@ -49,6 +49,9 @@ func (c *connection) event(e gateway.Event) *gateway.Event {
 	if e.Accepted.IsZero() {
 		e.Accepted = time.Now()
 	}
+	if e.Age == 0 {
+		e.Age = bridgetest.Age()
+	}
 	c.events <- &e
 	return &e
 }

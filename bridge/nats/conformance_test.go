@@ -10,14 +10,17 @@ import (
 	"github.com/weir-iot/weir/bridge/nats"
 )
 
-// TestSink judges by what goes over the wire, repeats included.
+// TestSink judges by what goes over the wire, repeats included; and then by what the stream has
+// stored, without them.
 func TestSink(t *testing.T) {
 	for name, mode := range map[string]func(*nats.Config){"shared": func(*nats.Config) {}, "exclusive": exclusive} {
 		t.Run(name, func(t *testing.T) {
 			bridgetest.Run(t, func(t *testing.T) *bridgetest.FarEnd {
 				s := start(t)
 				nc := connect(t, s.ClientURL())
-				warm(t, newStream(t, nc), nc)
+				stream := newStream(t, nc)
+				warm(t, stream, nc)
+				t.Cleanup(func() { inOrder(t, stored(t, stream)) })
 				p := bridgetest.NewProxy(t, address(s))
 				far := &bridgetest.FarEnd{
 					Sink: newSink(t, p.Addr(), impatient, mode), Arrivals: watch(t, nc, "up.>").arrivals, Late: true,

@@ -1,6 +1,7 @@
 package nats_test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"sync"
@@ -143,12 +144,12 @@ func (w *wire) arrivals() []bridgetest.Arrival {
 // stored is what a stream has.
 func stored(t *testing.T, s jetstream.Stream) (all []bridgetest.Arrival) {
 	t.Helper()
-	info, err := s.Info(t.Context())
+	info, err := s.Info(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for seq := info.State.FirstSeq; seq <= info.State.LastSeq && info.State.Msgs > 0; seq++ {
-		m, err := s.GetMsg(t.Context(), seq)
+		m, err := s.GetMsg(context.Background(), seq)
 		if err != nil {
 			t.Fatal(err)
 		}

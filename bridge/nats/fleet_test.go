@@ -153,8 +153,14 @@ func TestCluster(t *testing.T) {
 		n += 500
 		u.delivered(t, n)
 		nodes[was] = startNode(was)
+		var lags error
+		defer func() {
+			if lags != nil {
+				t.Log(lags)
+			}
+		}()
 		eventually(t, "the node is back and has caught up", func() bool {
-			return look(func(ctx context.Context, j jetstream.JetStream) error {
+			lags = look(func(ctx context.Context, j jetstream.JetStream) error {
 				s, err := j.Stream(ctx, config.Name)
 				if err != nil {
 					return err
@@ -172,7 +178,8 @@ func TestCluster(t *testing.T) {
 					}
 				}
 				return nil
-			}) == nil
+			})
+			return lags == nil
 		})
 	}
 	if d := u.Status().Dead; d != 0 {

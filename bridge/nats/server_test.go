@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // start runs a real nats-server on a free loopback port, with a JetStream that is stored on disk,
 // until the test ends.
-func start(t *testing.T, change ...func(*server.Options)) *server.Server {
+func start(t testing.TB, change ...func(*server.Options)) *server.Server {
 	t.Helper()
 	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true}
 	for _, f := range change {
@@ -31,7 +31,7 @@ func start(t *testing.T, change ...func(*server.Options)) *server.Server {
 	return startWith(t, o)
 }
 
-func startWith(t *testing.T, o *server.Options) *server.Server {
+func startWith(t testing.TB, o *server.Options) *server.Server {
 	t.Helper()
 	s, err := server.NewServer(o)
 	if err != nil {
@@ -53,7 +53,7 @@ func stop(s *server.Server) {
 func address(s *server.Server) string { return s.Addr().String() }
 
 // connect is a connection for the test's own looks at a server.
-func connect(t *testing.T, url string, options ...client.Option) *client.Conn {
+func connect(t testing.TB, url string, options ...client.Option) *client.Conn {
 	t.Helper()
 	closed := make(chan struct{})
 	nc, err := client.Connect(url, append(options, client.ClosedHandler(func(*client.Conn) { close(closed) }))...)
@@ -64,7 +64,7 @@ func connect(t *testing.T, url string, options ...client.Option) *client.Conn {
 	return nc
 }
 
-func js(t *testing.T, nc *client.Conn) jetstream.JetStream {
+func js(t testing.TB, nc *client.Conn) jetstream.JetStream {
 	t.Helper()
 	j, err := jetstream.New(nc)
 	if err != nil {
@@ -74,7 +74,7 @@ func js(t *testing.T, nc *client.Conn) jetstream.JetStream {
 }
 
 // newStream makes a stream named UP for subjects up.> unless change says otherwise.
-func newStream(t *testing.T, nc *client.Conn, change ...func(*jetstream.StreamConfig)) jetstream.Stream {
+func newStream(t testing.TB, nc *client.Conn, change ...func(*jetstream.StreamConfig)) jetstream.Stream {
 	t.Helper()
 	c := jetstream.StreamConfig{Name: "UP", Subjects: []string{"up.>"}, Storage: jetstream.FileStorage}
 	for _, f := range change {
@@ -163,7 +163,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(time.Minute) // elections on a busy machine take their time
 	for !cond() {
 		select {
 		case <-tick.C:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
@@ -139,10 +140,11 @@ func TestDeniedInbox(t *testing.T) {
 	})
 	newStream(t, connect(t, "nats://gw:pw@"+address(s), clientInbox))
 	login := func(c *nats.Config) { c.Username, c.Password = "gw", "pw" }
-	u := startUplink(t, newSink(t, address(s), login))
-	u.add(1)
-	u.isDownBecause(t, "Permissions Violation for Subscription")
-	u = startUplink(t, newSink(t, address(s), login, func(c *nats.Config) { c.InboxPrefix = "_INBOX_gw" }))
+	err := newSink(t, address(s), login).Send(t.Context(), nil, func() { t.Error("up") }, nil)
+	if err == nil || !contains(err.Error(), "Permissions Violation for Subscription") {
+		t.Error(err)
+	}
+	u := startUplink(t, newSink(t, address(s), login, func(c *nats.Config) { c.InboxPrefix = "_INBOX_gw" }))
 	u.add(1)
 	u.delivered(t, 1)
 }
@@ -161,13 +163,24 @@ func TestNoStreamAnswers(t *testing.T) {
 		}
 		in := make(chan *gateway.Event, 1)
 		in <- event("up/a", 1)
-		err = newSink(t, address(s)).Send(context.Background(), in, func() {}, func(_ *gateway.Event, err error) { t.Errorf("%s: done(%v)", answer, err) })
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		err = newSink(t, address(s)).Send(ctx, in, func() {}, func(_ *gateway.Event, err error) { t.Errorf("%s: done(%v)", answer, err) })
+		cancel()
 		if err == nil || !contains(err.Error(), "is no stream") {
 			t.Errorf("%s: %v", answer, err)
 		}
 		if err := sub.Unsubscribe(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A link that lies still is noticed by its pings when nothing is to be sent.
+func TestIdleLinkLiesStill(t *testing.T) {
+	p := bridgetest.NewProxy(t, address(start(t)))
+	err := newSink(t, p.Addr(), impatient).Send(t.Context(), make(chan *gateway.Event), p.Stall, nil)
+	if err == nil || !contains(err.Error(), "stale connection") {
+		t.Error(err)
 	}
 }
 

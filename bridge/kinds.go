@@ -9,6 +9,7 @@ import (
 	"github.com/weir-iot/weir/bridge/amqp"
 	"github.com/weir-iot/weir/bridge/kafka"
 	"github.com/weir-iot/weir/bridge/mqtt"
+	"github.com/weir-iot/weir/bridge/nats"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
 )
@@ -19,6 +20,7 @@ func kinds() []kind {
 		{"kafka", newKafka},
 		{"amqp", newAMQP},
 		{"mqtt", newMQTT},
+		{"nats", newNATS},
 	}
 }
 
@@ -62,6 +64,14 @@ func newMQTT(s config.Section, d deps) (Sink, error) {
 		return nil, err
 	}
 	return mqtt.New(c, d.gatewayID, s.Name(), d.lane, d.age)
+}
+
+func newNATS(s config.Section, d deps) (Sink, error) {
+	var c nats.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return nats.New(c, d.gatewayID, s.Name(), d.key)
 }
 
 // newSink makes the sink of one section, and says of what kind it is.

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/weir-iot/weir/bridge/mqtt"
+	"github.com/weir-iot/weir/bridge/webhook"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
 )
@@ -14,6 +15,7 @@ import (
 func kinds() []kind {
 	return []kind{
 		{"mqtt", newMQTT},
+		{"webhook", newWebhook},
 	}
 }
 
@@ -37,6 +39,14 @@ func newMQTT(s config.Section, d deps) (Sink, error) {
 		return nil, err
 	}
 	return mqtt.New(c, d.gatewayID, s.Name())
+}
+
+func newWebhook(s config.Section, d deps) (Sink, error) {
+	var c webhook.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return webhook.New(c, d.gatewayID)
 }
 
 // byTopic is the ordering key unless a route says otherwise.

@@ -12,9 +12,6 @@ import (
 	"unicode"
 )
 
-// maxAnswer bounds what is read of an answer's header, and of its body, in bytes.
-const maxAnswer = 64 << 10
-
 // maxPause bounds what a far end may ask for with Retry-After.
 const maxPause = time.Hour
 

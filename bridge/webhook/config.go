@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"maps"
 	"mime"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -23,16 +22,9 @@ func (s *Sink) setURL() (err error) {
 	if err != nil {
 		return gateway.BadKey("url", "not a URL: https://host/path") // err may show a secret
 	}
-	port := u.Port()
 	switch {
-	case u.Scheme == "https" && port == "":
-		port = "443"
-	case u.Scheme == "http" && port == "":
-		port = "80"
 	case u.Scheme != "http" && u.Scheme != "https":
 		return gateway.BadKey("url", "unknown scheme %q: http:// or https://", u.Scheme)
-	}
-	switch {
 	case u.Hostname() == "":
 		return gateway.BadKey("url", "url has no host")
 	case u.User != nil:
@@ -40,7 +32,7 @@ func (s *Sink) setURL() (err error) {
 	case u.Fragment != "":
 		return gateway.BadKey("url", "a url to send to has no #")
 	}
-	s.url, s.address = u, net.JoinHostPort(u.Hostname(), port)
+	s.url = u
 	s.dialer, err = dial.New(s.c.Config, u.Scheme == "https")
 	return err
 }

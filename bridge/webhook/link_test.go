@@ -48,7 +48,7 @@ func counted(t *testing.T, h http.Handler) (s *httptest.Server, conns func() int
 }
 
 // One connection serves all requests, whatever their answers say. One that the far end closes
-// while nothing is on it is made anew, and the uplink stays up.
+// while nothing is on it is made anew.
 func TestConnectionIsKept(t *testing.T) {
 	r := &receiver{answer: func(w http.ResponseWriter, _ *request, n int) {
 		if n%10 == 0 {
@@ -57,17 +57,16 @@ func TestConnectionIsKept(t *testing.T) {
 		}
 	}}
 	server, conns := counted(t, r)
-	s := send(t, newSink(t, webhook.Config{URL: server.URL}), events(1, 100)...)
-	s.outcomes(100)
+	p, log := pump(t, newSink(t, webhook.Config{URL: server.URL}))
+	log.Append(events(1, 100)...)
+	until(t, "all are done with", func() bool { return p.Status().Position.Offset == 100 })
 	if n := conns(); n != 1 {
 		t.Errorf("%d connections for 100 requests", n)
 	}
-	server.CloseClientConnections() // only idle ones are there
-	s.events <- events(101, 1)[0]
-	if o := s.outcomes(1)[0]; o.err != nil {
-		t.Error(o.err)
-	}
-	if n := conns(); n != 2 {
+	server.CloseClientConnections() // only an idle one is there
+	log.Append(events(101, 1)...)
+	until(t, "the next is delivered", func() bool { return p.Status().Delivered == 91 })
+	if n := conns(); n < 2 || n > 3 { // 3: the request ran into the end of the connection
 		t.Errorf("%d connections after one was closed", n)
 	}
 }
@@ -224,8 +223,8 @@ func TestProxyAndClientCertificate(t *testing.T) {
 	}
 
 	c.CertFile, c.KeyFile = "", ""
-	if err := send(t, newSink(t, c), events(1, 1)...).end(); err == nil || !strings.Contains(err.Error(), "certificate required") {
-		t.Errorf("without a certificate: %v", err)
+	if err := send(t, newSink(t, c), events(1, 1)...).end(); err == nil { // what it is depends on how far TLS 1.3 is by then
+		t.Error("without a certificate it ended well")
 	}
 	c.CAFile = ""
 	if err := send(t, newSink(t, c)).end(); err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
@@ -243,13 +242,13 @@ func tunnel(w http.ResponseWriter, r *http.Request, asked chan<- string) {
 	}
 	defer target.Close()
 	w.WriteHeader(http.StatusOK)
-	conn, _, err := http.NewResponseController(w).Hijack()
+	conn, first, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}
 	defer conn.Close()
 	var ways sync.WaitGroup
-	ways.Go(func() { io.Copy(target, conn); target.Close() })
+	ways.Go(func() { io.Copy(target, first); target.Close() })
 	ways.Go(func() { io.Copy(conn, target); conn.Close() })
 	ways.Wait()
 }

@@ -7,10 +7,7 @@
 //	                   linger
 //
 // One request is on its way at a time, so that the far end sees the events in order; what
-// makes it fast over a long round trip is the batch. The connection is one of HTTP/1.1 or
-// HTTP/2 that this package holds itself (http.ClientConn): an http.Client sends a request again
-// when it sees fit, and here the pump is the one layer that retries. A far end may close a
-// connection on which nothing happens, that is HTTP; the next request then dials anew.
+// makes it fast over a long round trip is the batch.
 //
 // The id of a request is the event's own. That of a batch is made of its first and last event
 // and their number, and the Sink remembers where the batches ended that had no answer, so
@@ -21,7 +18,6 @@ package webhook
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"net/url"
 	"text/template"
@@ -73,11 +69,9 @@ type Sink struct {
 	c         Config
 	gatewayID string
 	url       *url.URL
-	address   string // host:port
 	dialer    *dial.Dialer
-	transport *http.Transport // makes connections; its pool is not used
-	header    http.Header     // of every request
-	keys      [][]byte        // of the signatures
+	header    http.Header // of every request
+	keys      [][]byte    // of the signatures
 	encode    encoder
 	template  *template.Template // nil without Body
 
@@ -95,31 +89,7 @@ func New(c Config, gatewayID string) (*Sink, error) {
 			return nil, err
 		}
 	}
-	s.transport = &http.Transport{
-		DialContext:            s.dial,
-		TLSClientConfig:        s.dialer.TLS(s.address),
-		TLSHandshakeTimeout:    s.dialer.Timeout(),
-		Protocols:              new(http.Protocols),
-		ExpectContinueTimeout:  time.Second, // then it is sent all the same
-		DisableCompression:     true,        // an answer is a line or two
-		MaxResponseHeaderBytes: maxAnswer,
-	}
-	s.transport.Protocols.SetHTTP1(true)
-	s.transport.Protocols.SetHTTP2(true)
 	return s, nil
-}
-
-// dial makes the TCP connection. What lies in the kernel's buffer looks sent; a small one keeps a
-// slow link from looking like a dead one.
-func (s *Sink) dial(ctx context.Context, _, address string) (net.Conn, error) {
-	conn, err := s.dialer.DialTCP(ctx, address)
-	if tcp, ok := conn.(*net.TCPConn); ok && err == nil {
-		if err := tcp.SetWriteBuffer(32 << 10); err != nil {
-			conn.Close()
-			return nil, err
-		}
-	}
-	return conn, err
 }
 
 // Send is bridge.Sink.
@@ -130,9 +100,9 @@ func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func()
 	if err := pause(ctx, time.Until(s.notBefore)); err != nil {
 		return err
 	}
-	l := &link{s: s, events: events, done: done}
-	defer l.close()
-	err := l.connect(ctx)
+	l := &link{s: s, events: events, done: done, conn: s.dialer.HTTP(s.url, s.c.AckTimeout)}
+	defer l.conn.Close()
+	err := l.conn.Connect(ctx)
 	if err == nil {
 		up()
 		err = l.run(ctx)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/weir-iot/weir/bridge/kinesis"
 	"github.com/weir-iot/weir/bridge/mqtt"
 	"github.com/weir-iot/weir/bridge/webhook"
 	"github.com/weir-iot/weir/gateway"
@@ -14,6 +15,7 @@ import (
 // kinds is THE list of sinks. Each decodes its section of the configuration, strictly.
 func kinds() []kind {
 	return []kind{
+		{"kinesis", newKinesis},
 		{"mqtt", newMQTT},
 		{"webhook", newWebhook},
 	}
@@ -39,6 +41,14 @@ func newMQTT(s config.Section, d deps) (Sink, error) {
 		return nil, err
 	}
 	return mqtt.New(c, d.gatewayID, s.Name())
+}
+
+func newKinesis(s config.Section, d deps) (Sink, error) {
+	var c kinesis.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return kinesis.New(c, d.gatewayID, d.key)
 }
 
 func newWebhook(s config.Section, d deps) (Sink, error) {

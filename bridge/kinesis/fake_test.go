@@ -39,6 +39,7 @@ type fake struct {
 	took  []record
 	wrong []string
 	auth  []string
+	dates []string // of the signatures
 }
 
 func newFake() *fake { return &fake{rand: rand.New(rand.NewPCG(1, 1))} }
@@ -71,6 +72,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	f.calls = append(f.calls, in.Records)
 	f.auth = append(f.auth, r.Header.Get("Authorization")+" "+r.Header.Get("X-Amz-Security-Token"))
+	f.dates = append(f.dates, r.Header.Get("X-Amz-Date"))
 	keys, size := map[string]bool{}, 0
 	for _, r := range in.Records {
 		if keys[r.PartitionKey] {

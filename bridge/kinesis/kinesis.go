@@ -73,8 +73,10 @@ type Sink struct {
 	encode    func(*gateway.Event) ([]byte, error)
 	endpoint  *url.URL
 	dialer    *dial.Dialer
+	conn      *dial.HTTP
 
 	credentials aws.CredentialsProvider // nil until they are first needed
+	client      *kinesis.Client         // nil until then; it learns how wrong the clock here is
 	taken       map[uint64]bool         // offsets that were taken, from the first one on that was not
 	alone       int                     // so many records go one by one: a call of them was called invalid
 }
@@ -139,23 +141,22 @@ func (s *Sink) setEndpoint() (err error) {
 		}
 		s.endpoint = u
 	}
-	s.dialer, err = dial.New(s.c.Config, s.endpoint.Scheme == "https")
-	return err
+	if s.dialer, err = dial.New(s.c.Config, s.endpoint.Scheme == "https"); err != nil {
+		return err
+	}
+	s.conn = s.dialer.HTTP(s.endpoint, s.c.AckTimeout)
+	return nil
 }
 
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {
-	l := &link{s: s, events: events, done: done, conn: s.dialer.HTTP(s.endpoint, s.c.AckTimeout)}
-	defer l.conn.Close()
+	l := &link{s: s, events: events, done: done}
+	defer s.conn.Close()
 	err := s.haveCredentials(ctx)
 	if err == nil {
-		err = l.conn.Connect(ctx)
+		err = s.conn.Connect(ctx)
 	}
 	if err == nil {
-		l.client = kinesis.New(kinesis.Options{
-			Region: s.c.Region, BaseEndpoint: aws.String(s.endpoint.String()), Credentials: s.credentials,
-			HTTPClient: l.conn, Retryer: aws.NopRetryer{},
-		})
 		up()
 		err = l.run(ctx)
 	}
@@ -165,7 +166,7 @@ func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func()
 	return err
 }
 
-// haveCredentials gets them, or sees that they are still good. The SDK would do that too, but without an
+// haveCredentials gets them, with the client that uses them, or sees that they are still good. The SDK would do that too, but without an
 // end, and without saying that it is this for which it waits.
 func (s *Sink) haveCredentials(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.dialer.Timeout())
@@ -179,6 +180,12 @@ func (s *Sink) haveCredentials(ctx context.Context) error {
 	}
 	if _, err := s.credentials.Retrieve(ctx); err != nil {
 		return credentialError(err)
+	}
+	if s.client == nil {
+		s.client = kinesis.New(kinesis.Options{
+			Region: s.c.Region, BaseEndpoint: aws.String(s.endpoint.String()), Credentials: s.credentials,
+			HTTPClient: s.conn, Retryer: aws.NopRetryer{},
+		})
 	}
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kinesis"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
 
-	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/gateway"
 )
 
@@ -20,8 +19,6 @@ type link struct {
 	s       *Sink
 	events  <-chan *gateway.Event // nil after its end
 	done    func(*gateway.Event, error)
-	conn    *dial.HTTP
-	client  *kinesis.Client
 	waiting []item // not answered, in order
 	next    uint64 // the offset behind the last event that has come
 }
@@ -142,7 +139,7 @@ func (l *link) put(ctx context.Context, call []item) (taken []item, err error) {
 	for i := range call {
 		in.Records = append(in.Records, types.PutRecordsRequestEntry{PartitionKey: &call[i].key, Data: call[i].data})
 	}
-	out, err := l.client.PutRecords(ctx, in)
+	out, err := l.s.client.PutRecords(ctx, in)
 	if err != nil {
 		return nil, l.callError(err)
 	}

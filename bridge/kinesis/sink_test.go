@@ -372,3 +372,35 @@ func TestCredentials(t *testing.T) {
 		}
 	}
 }
+
+// A clock that is wrong here costs one refusal: from then on signatures have the far end's time.
+func TestWrongClock(t *testing.T) {
+	f := start(t)
+	ahead := 49 * time.Hour
+	f.answer = func(w http.ResponseWriter, _ []record, n int) bool {
+		w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+		return n == 1 && refuseCall(w, 403, "InvalidSignatureException", "Signature expired")
+	}
+	s := newSink(t, f.Listener.Addr().String())
+	if _, err := send(t, s, events("a")...); err == nil {
+		t.Fatal("no refusal")
+	}
+	for range 2 {
+		if done, err := send(t, s, events("a")...); err != nil || len(done) != 1 {
+			t.Fatal(err)
+		}
+	}
+	for i, date := range f.dates {
+		at, err := time.Parse("20060102T150405Z", date)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := time.Now()
+		if i > 0 {
+			want = want.Add(ahead)
+		}
+		if off := at.Sub(want).Abs(); off > time.Minute {
+			t.Errorf("call %d is signed %v off", i+1, off)
+		}
+	}
+}

@@ -111,7 +111,7 @@ func (h *HTTP) Do(req *http.Request) (*http.Response, error) {
 	watch := time.AfterFunc(h.Limit, func() { cancel(fmt.Errorf("no answer within %v", h.Limit)) })
 	defer watch.Stop()
 	req = req.WithContext(ctx)
-	if req.Body != nil {
+	if req.Body != nil && req.Body != http.NoBody {
 		req.Body = &moving{req.Body, func() { watch.Reset(h.Limit) }}
 	}
 	resp, err := h.conn.RoundTrip(req)

@@ -8,8 +8,10 @@ import (
 
 	"github.com/weir-iot/weir/bridge/amqp"
 	"github.com/weir-iot/weir/bridge/kafka"
+	"github.com/weir-iot/weir/bridge/kinesis"
 	"github.com/weir-iot/weir/bridge/mqtt"
 	"github.com/weir-iot/weir/bridge/nats"
+	"github.com/weir-iot/weir/bridge/webhook"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
 )
@@ -21,6 +23,9 @@ func kinds() []kind {
 		{"amqp", newAMQP},
 		{"mqtt", newMQTT},
 		{"nats", newNATS},
+		{"kinesis", newKinesis},
+		{"mqtt", newMQTT},
+		{"webhook", newWebhook},
 	}
 }
 
@@ -72,6 +77,21 @@ func newNATS(s config.Section, d deps) (Sink, error) {
 		return nil, err
 	}
 	return nats.New(c, d.gatewayID, s.Name(), d.key)
+}
+func newKinesis(s config.Section, d deps) (Sink, error) {
+	var c kinesis.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return kinesis.New(c, d.gatewayID, d.key)
+}
+
+func newWebhook(s config.Section, d deps) (Sink, error) {
+	var c webhook.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return webhook.New(c, d.gatewayID)
 }
 
 // newSink makes the sink of one section, and says of what kind it is.

@@ -115,9 +115,13 @@ func (b *Bridge) keepLedger(ctx context.Context) error {
 	defer tick.Stop()
 	failed := false
 	for {
+		hurry := b.ledger.hurry
+		if failed { // the disk is full, say: no need to ask faster
+			hurry = nil
+		}
 		select {
 		case <-tick.C:
-		case <-b.ledger.hurry:
+		case <-hurry:
 		case <-ctx.Done():
 		}
 		_, synced := b.hub.Next()

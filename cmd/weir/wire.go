@@ -177,7 +177,7 @@ func (a *app) Run(ctx context.Context) error {
 	defer fail(nil)
 
 	journal := startPhase(fail, journalDeadline, part{"journal", func(ctx context.Context) error { return a.journal.Run(ctx, a.hub) }})
-	drain := startPhase(fail, drainDeadline, part{"bridge", a.bridge.Run}, part{"keeper", a.keeper.Run})
+	drain := startPhase(fail, drainDeadline, part{"bridge", a.bridge.Run}, part{"keeper", a.keeper.Run}, part{"scrub", a.journal.Scrub})
 	intake := startPhase(fail, intakeDeadline,
 		part{"broker", a.broker.Run},
 		part{"mqtt listener", func(ctx context.Context) error { return a.broker.Serve(ctx, a.mqtt) }},

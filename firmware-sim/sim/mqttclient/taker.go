@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -85,8 +86,7 @@ func (t *Taker) accept() {
 			t.mu.Lock()
 			defer t.mu.Unlock()
 			delete(t.conns, c)
-			var broken net.Error
-			if err != nil && !errors.As(err, &broken) {
+			if err != nil {
 				t.last = err
 			}
 		})
@@ -109,11 +109,12 @@ func (t *Taker) serve(c net.Conn) error {
 	c.Write(appendPacket(nil, connack<<4, hello))
 	for {
 		p, err := readPacket(in, v)
-		if err != nil {
-			if errors.Is(err, errShort) {
-				return err
-			}
+		var broken net.Error
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &broken):
 			return nil // it is gone
+		case err != nil:
+			return err
 		}
 		switch p.kind {
 		case publish:

@@ -29,6 +29,8 @@ type Config struct {
 	Seed   uint64
 	For    time.Duration // how long faults happen; what follows is as long as it takes to recover
 	Script fault.Script  // nil: one is drawn from the seed
+	// Damage also turns bits of the journal.
+	Damage bool
 	// Mosquitto is the far end instead of one of our own.
 	Mosquitto bool
 
@@ -112,6 +114,9 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 	defer c.down.Close()
 	verbs, skipped := c.verbs()
 	if c.Script == nil {
+		if !c.Damage {
+			skipped["flip"] = "nobody asked for damage"
+		}
 		c.Script = Draw(c.Seed, c.For, skipped)
 	}
 	c.say("the script, with seed %d for %v:\n%s", c.Seed, c.For, c.Script)

@@ -61,13 +61,17 @@ const longestOutage = time.Minute
 // Draw makes the script of a seed that lasts d, without the verbs that cannot be had. It has an
 // outage, and bits are turned during it, when sealed segments wait to be read. Equal seeds make equal
 // scripts where the same verbs can be had.
+//
+// What is on the far link is over when the outage begins, or the outage would be part of it.
 func Draw(seed uint64, d time.Duration, skipped map[string]string) fault.Script {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	outage := fault.Rule{At: d * 2 / 5, Verb: "outage", For: min(d/5, longestOutage)}
 	s := fault.Script{outage}
 	for range 3 {
 		at := outage.At + outage.For/4 + time.Duration(rng.Int64N(int64(outage.For*3/4)))
-		s = append(s, fault.Rule{At: at.Round(ms), Verb: "flip", Arg: number(1, 4)(rng)})
+		if _, no := skipped["flip"]; !no {
+			s = append(s, fault.Rule{At: at.Round(ms), Verb: "flip", Arg: number(1, 4)(rng)})
+		}
 	}
 	s = append(s, lane(rng, gatewayLane, skipped, 1500*ms, 5000*ms, d, fault.Rule{At: d + 1})...)
 	s = append(s, lane(rng, farLane, skipped, 500*ms, 4000*ms, d, outage)...)

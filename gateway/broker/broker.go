@@ -80,6 +80,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	defer second.Stop()
 	checkpoint := time.NewTicker(b.o.CheckpointInterval)
 	defer checkpoint.Stop()
+	failing := false
 	for ctx.Err() == nil {
 		due := false
 		select {
@@ -93,9 +94,11 @@ func (b *Broker) Run(ctx context.Context) error {
 			due = true
 		}
 		if due {
-			if err := b.checkpoint(); err != nil {
+			err := b.checkpoint()
+			if err != nil && !failing { // the keeper asks again and again while the disk is full
 				b.log.Error("checkpoint failed", "error", err)
 			}
+			failing = err != nil
 		}
 	}
 	b.shutdown()

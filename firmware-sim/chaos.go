@@ -42,7 +42,7 @@ func chaosCommand(ctx context.Context, args []string, out, errOut io.Writer) (er
 	script := flags.String("script", "", "play this `file` instead of a drawn script")
 	flags.IntVar(&c.Clients, "clients", 8, "devices; half of them publish at QoS 2, and half speak MQTT 5")
 	flags.Float64Var(&c.Rate, "rate", 25, "messages a second of each")
-	flags.IntVar(&c.Pad, "pad", 2000, "bytes added to each message; too few, and an outage does not outlast the journal")
+	flags.IntVar(&c.Pad, "pad", 4000, "bytes added to each message; too few, and an outage does not outlast the journal")
 	flags.BoolVar(&c.Damage, "damage", false, "turn bits of the journal too")
 	asJSON := flags.Bool("json", false, "print the report as JSON, and what happens to standard error")
 	if err := parse(flags, args, errOut); err != nil {

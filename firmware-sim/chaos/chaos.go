@@ -36,7 +36,7 @@ type Config struct {
 
 	Clients int     // devices; default 8, see sim.Load
 	Rate    float64 // messages a second of each; default 25
-	Pad     int     // bytes added to each message; default 2000, so that an outage outlasts the journal
+	Pad     int     // bytes added to each message; default 4000, so that an outage outlasts the journal
 
 	Out io.Writer // what happens, as it happens
 }
@@ -81,7 +81,7 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 		cfg.Rate = 25
 	}
 	if cfg.Pad == 0 {
-		cfg.Pad = 2000
+		cfg.Pad = 4000
 	}
 	c := &campaign{Config: cfg, record: newRecord(), ledger: sim.NewLedger(), began: time.Now()}
 	tagged, err := hasFaults(cfg.Weir)

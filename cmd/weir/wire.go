@@ -75,14 +75,14 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("gateway.data_dir: %w", err)
 	}
-	a.journal, err = store.Open(store.Options{
+	a.journal, err = store.Open(withFaults(store.Options{
 		Dir:           filepath.Join(dir, "journal"),
 		MaxSize:       int64(cfg.Journal.MaxSize),
 		MinFree:       minFree(cfg.Journal.MinFree),
 		FlushInterval: cfg.Journal.FlushInterval,
 		Logger:        log.With("part", "journal"),
 		Observer:      observer,
-	})
+	}, log))
 	if err != nil {
 		return nil, err
 	}

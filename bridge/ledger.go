@@ -196,7 +196,7 @@ type Account struct {
 	Queued        uint64 // in the journal and in the backlog
 	Expired       uint64
 	Dropped       map[string]uint64 // by reason
-	Dead          uint64
+	Dead          uint64            // dead letters that are kept
 	Unaccounted   int64
 }
 
@@ -213,10 +213,7 @@ func (b *Bridge) Accounts() (Accounts, error) {
 	l := b.ledger
 	var all Accounts
 	for _, p := range b.pumps {
-		for _, s := range p.all() {
-			if s.holder == "" {
-				continue
-			}
+		for _, s := range p.routes() {
 			l.mu.Lock()
 			at, routed := l.count.At, l.count.Routed[s.holder]
 			all.Accepted, all.Unrouted = l.count.Accepted, l.count.Unrouted
@@ -247,7 +244,14 @@ func (p *Pump) row(s *source, to uint64) (Account, error) {
 	p.mu.Lock()
 	c := s.stored
 	p.mu.Unlock()
-	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Expired: c.Expired, Dead: c.Dead, Dropped: map[string]uint64{}}
+	raised := s.dead.gone() // of what c counts as dead
+	a := Account{
+		Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered + raised.Delivered, Expired: c.Expired,
+		Dead: c.Dead - raised.Delivered - raised.Dropped, Dropped: map[string]uint64{},
+	}
+	if raised.Dropped > 0 {
+		a.Dropped["dead"] = raised.Dropped
+	}
 	for range 100 {
 		mark := p.o.Backlog.Mark(s.holder)
 		backlog := p.o.Backlog.Count(s.holder)

@@ -16,10 +16,12 @@ import (
 // source is what a pump sends from: a route, or a replay. Its fields belong to the pump's mu.
 type source struct {
 	route  Route
-	holder string // where its counters and dead letters are kept; empty for a replay
+	holder string // where its counters and dead letters are kept; a replay has none
 	cursor Cursor
 	room   chan struct{} // one waiter, one signal
-	dead   *graveyard    // nil for a replay; read and written by Pump.save only
+	dead   *graveyard    // nil for a replay
+	replay *replay       // nil for a route
+	stop   func()        // ends its reading; nil while it is not read
 
 	win     window
 	tally   Commit  // up to win.done
@@ -79,8 +81,11 @@ func debt(l *rate.Limiter, now time.Time) time.Duration {
 
 // pop moves the low-water mark and returns how many events were delivered.
 func (s *source) pop() (delivered int) {
-	s.win.pop(func(o outcome) {
-		switch o {
+	s.win.pop(func(e *entry) {
+		if s.replay != nil {
+			s.replay.count(e)
+		}
+		switch e.outcome {
 		case accepted:
 			delivered++
 			s.tally.Delivered++
@@ -104,6 +109,9 @@ func (s *source) over() bool { return s.ended && len(s.win.entries) == 0 }
 func (p *Pump) read(ctx context.Context, s *source) {
 	pause := p.pauses()
 	log := p.o.Logger.With("route", s.route.ID)
+	if s.replay != nil {
+		log = log.With("replay", s.replay.ID)
+	}
 	for {
 		p.mu.Lock()
 		full := s.win.full()

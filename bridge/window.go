@@ -33,7 +33,7 @@ type entry struct {
 	lane    int
 	outcome outcome
 	refused int    // how often it was refused for ever
-	reason  string // why it is poison
+	reason  string // why it is poison, or dead
 }
 
 func (e *entry) settled() bool {
@@ -164,14 +164,14 @@ func (w *window) poisoned() *entry {
 
 // pop removes the settled entries at the front, tells fn of each event among them, and
 // moves the low-water mark.
-func (w *window) pop(fn func(outcome)) {
+func (w *window) pop(fn func(*entry)) {
 	n := 0
 	for n < len(w.entries) && w.entries[n].settled() {
 		e := &w.entries[n]
 		w.done = e.at
 		if e.event != nil {
 			w.bytes -= e.event.Size()
-			fn(e.outcome)
+			fn(e)
 		}
 		n++
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -39,9 +38,7 @@ Exit codes: 0 all is accounted for, 1 it is not, or the command failed, 2 usage,
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = enc.Encode(l)
+				err = printJSON(cmd, l)
 			} else {
 				err = printLedger(cmd, l)
 			}

@@ -198,6 +198,7 @@ type Account struct {
 	Dropped       map[string]uint64 // by reason
 	Dead          uint64            // dead letters that are kept
 	Unaccounted   int64
+	Replayed      uint64 // the far end took again, of replays; no part of the sum
 }
 
 func (a Account) settled() uint64 {
@@ -242,12 +243,12 @@ func (p *Pump) row(s *source, to uint64) (Account, error) {
 	p.committing.Lock()
 	defer p.committing.Unlock()
 	p.mu.Lock()
-	c := s.stored
+	c, replayed := s.stored, p.replayed[s.route.ID]
 	p.mu.Unlock()
 	raised := s.dead.gone() // of what c counts as dead
 	a := Account{
 		Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered + raised.Delivered, Expired: c.Expired,
-		Dead: c.Dead - raised.Delivered - raised.Dropped, Dropped: map[string]uint64{},
+		Dead: c.Dead - raised.Delivered - raised.Dropped, Dropped: map[string]uint64{}, Replayed: replayed,
 	}
 	if raised.Dropped > 0 {
 		a.Dropped["dead"] = raised.Dropped

@@ -58,14 +58,15 @@ type Pump struct {
 
 	committing sync.Mutex // held while cursors are stored, and while their queues are counted
 
-	mu      sync.Mutex
-	sources []*source // the routes, in order, and replays behind them
-	replays []*replay // and those of late that are over
-	begun   int       // replays ever
-	paused  time.Time // a drill: no connection until then
-	woken   chan struct{}
-	status  Status
-	reading func(*source) // starts to read a source; nil while Run does not run
+	mu       sync.Mutex
+	sources  []*source         // the routes, in order, and replays behind them
+	replays  []*replay         // and those of late that are over
+	begun    int               // replays ever
+	replayed map[string]uint64 // events of replays that the far end took, by route, of all time
+	paused   time.Time         // a drill: no connection until then
+	woken    chan struct{}
+	status   Status
+	reading  func(*source) // starts to read a source; nil while Run does not run
 
 	counting sync.Mutex // held by the one Status call that counts
 	counted  time.Time
@@ -94,6 +95,10 @@ func NewPump(o PumpOptions) (*Pump, error) {
 	p.status = Status{Uplink: o.Uplink, Reason: "not started", Since: time.Now()}
 	for n, sink := range o.Sinks {
 		p.lanes = append(p.lanes, &lane{p: p, n: n, sink: sink, more: make(chan struct{}, 1), reason: "not started"})
+	}
+	var err error
+	if p.replayed, err = readReplayed(o.State, o.Uplink); err != nil {
+		return nil, err
 	}
 	var before []gateway.Matcher
 	for _, r := range o.Routes {

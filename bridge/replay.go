@@ -61,8 +61,11 @@ func (r *replay) shown() Replay {
 	if v.Ended.IsZero() {
 		v.At = max(v.From, r.source.win.done.Offset+1)
 		v.Problem = r.source.readError
-		if r.source.lastGap != "" {
-			v.Missing = r.source.lastGap
+		switch gap := r.source.lastGap; {
+		case v.Missing == "":
+			v.Missing = gap
+		case gap != "":
+			v.Missing += "; " + gap
 		}
 	}
 	return v
@@ -77,6 +80,11 @@ func (p *Pump) begin(r *replay, route Route, c Cursor) (Replay, error) {
 	defer p.mu.Unlock()
 	if p.reading == nil {
 		return Replay{}, gateway.Errorf(gateway.ErrTransient, "the uplink does not run")
+	}
+	for _, other := range p.replays {
+		if !r.Dead && !other.Dead && other.Ended.IsZero() {
+			return Replay{}, gateway.Errorf(gateway.ErrInvalid, "replay %s goes on: wait for its end, or cancel it", other.ID)
+		}
 	}
 	p.begun++
 	r.ID, r.Uplink, r.Began = fmt.Sprintf("%s-%d", p.o.Uplink, p.begun), p.o.Uplink, time.Now()

@@ -44,6 +44,7 @@ func (o *office) open() {
 	}
 	o.bridge, ledger = b, b.Ledger()
 	o.run()
+	synctest.Wait()
 }
 
 // account checks that the ledger adds up and says what it shall: routed, delivered, dead and dropped.

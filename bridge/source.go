@@ -152,7 +152,11 @@ func (p *Pump) read(ctx context.Context, s *source) {
 
 // add puts a batch into the window of s.
 func (p *Pump) add(s *source, b gateway.Batch, log *slog.Logger) {
-	if b.Gap != nil {
+	switch {
+	case b.Gap == nil:
+	case s.replay != nil:
+		log.Warn("some of what is to be sent again is not there any more", "gap", b.Gap.String())
+	default:
 		log.Error("events for this route may be missing", "gap", b.Gap.String(), "asked", b.Gap.Asked.String())
 	}
 	p.mu.Lock()

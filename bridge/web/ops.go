@@ -16,6 +16,7 @@ type Ops struct {
 	RetryDead func(DeadLetters) ([]Replay, error)
 	DropDead  func(DeadLetters) (int, error)
 
+	Replay       func(ReplayRequest) (Replay, error)
 	Replays      func() []Replay
 	CancelReplay func(id string) (Replay, error)
 }
@@ -39,6 +40,16 @@ type DeadLetters struct {
 	ID     string `json:"id,omitempty"`
 	Uplink string `json:"uplink,omitempty"`
 	Route  string `json:"route,omitempty"`
+}
+
+// ReplayRequest says what is to be sent again; the body of POST /api/replay. Since and Until are a position, a time
+// as in RFC 3339, or a duration, which is so long ago; empty is open.
+type ReplayRequest struct {
+	Uplink  string   `json:"uplink"`
+	Route   string   `json:"route,omitempty"` // empty: all of the uplink
+	Filters []string `json:"filters,omitempty"`
+	Since   string   `json:"since,omitempty"`
+	Until   string   `json:"until,omitempty"`
 }
 
 // Replay is something that is sent again because somebody asked for it.
@@ -84,6 +95,13 @@ func (s *Server) manage(mux *http.ServeMux) {
 	add("POST /api/dead/retry", o.RetryDead != nil, s.deadRetry)
 	add("DELETE /api/dead", o.DropDead != nil, s.deadDrop)
 	add("DELETE /api/dead/{id...}", o.DropDead != nil, s.deadDrop)
+	add("POST /api/replay", o.Replay != nil, func(w http.ResponseWriter, r *http.Request) {
+		var what ReplayRequest
+		if s.asked(w, r, &what) {
+			begun, err := o.Replay(what)
+			s.answerOr(w, r, begun, err)
+		}
+	})
 	add("GET /api/replays", o.Replays != nil, func(w http.ResponseWriter, r *http.Request) { s.answer(w, r, orEmpty(o.Replays())) })
 	add("DELETE /api/replays/{id}", o.CancelReplay != nil, func(w http.ResponseWriter, r *http.Request) {
 		done, err := o.CancelReplay(r.PathValue("id"))

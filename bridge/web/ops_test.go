@@ -54,6 +54,7 @@ func fakeOps(asked *[]string) Ops {
 			return []Replay{{ID: "far-1"}}, nil
 		},
 		DropDead:     func(w DeadLetters) (int, error) { note("drop", w); return 3, nil },
+		Replay:       func(r ReplayRequest) (Replay, error) { note("replay", r); return Replay{ID: "far-2"}, nil },
 		Replays:      func() []Replay { note("replays", nil); return nil },
 		CancelReplay: func(id string) (Replay, error) { note("cancel", id); return Replay{ID: id}, nil },
 	}
@@ -79,6 +80,8 @@ func TestOps(t *testing.T) {
 		{"POST", "/api/dead/retry", ``, 400, ``, `body`},
 		{"DELETE", "/api/dead/gw/e1-1?uplink=far", "", 200, `drop {"id":"gw/e1-1","uplink":"far"}`, `"dropped":3`},
 		{"DELETE", "/api/dead?uplink=far&route=all", "", 200, `drop {"uplink":"far","route":"all"}`, `"dropped":3`},
+		{"POST", "/api/replay", `{"uplink":"far","since":"2h","filters":["a/#"]}`, 200, `replay {"uplink":"far","filters":["a/#"],"since":"2h"}`, `"far-2"`},
+		{"POST", "/api/replay", `{"uplink":"far","from":"2h"}`, 400, ``, `from`},
 		{"GET", "/api/replays", "", 200, `replays null`, `[]`},
 		{"DELETE", "/api/replays/far-1", "", 200, `cancel "far-1"`, `"far-1"`},
 	} {

@@ -140,6 +140,7 @@ type LedgerAccount struct {
 	Dropped     map[string]uint64 `json:"dropped"`
 	Dead        uint64            `json:"dead"`
 	Unaccounted int64             `json:"unaccounted"`
+	Replayed    uint64            `json:"replayed"` // the far end took again, of replays; no part of the sum
 }
 
 // Trust says whether a listener's peers have to say who they are.

@@ -71,5 +71,13 @@ func printLedger(cmd *cobra.Command, l web.Ledger) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%d\n", r.Uplink, r.Route, r.Routed, r.Delivered, r.Queued, r.Expired, strings.Join(dropped, ", "), r.Dead, r.Unaccounted)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, r := range l.Routes {
+		if r.Replayed > 0 {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s/%s: beside that, %d were sent again by replays\n", r.Uplink, r.Route, r.Replayed)
+		}
+	}
+	return nil
 }

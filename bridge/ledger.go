@@ -196,8 +196,9 @@ type Account struct {
 	Queued        uint64 // in the journal and in the backlog
 	Expired       uint64
 	Dropped       map[string]uint64 // by reason
-	Dead          uint64
+	Dead          uint64            // dead letters that are kept
 	Unaccounted   int64
+	Replayed      uint64 // the far end took again, of replays; no part of the sum
 
 	// A stretch of the journal was lost together with the index that tells what lay there: what
 	// does not add up then was there.
@@ -217,10 +218,7 @@ func (b *Bridge) Accounts() (Accounts, error) {
 	l := b.ledger
 	var all Accounts
 	for _, p := range b.pumps {
-		for _, s := range p.all() {
-			if s.holder == "" {
-				continue
-			}
+		for _, s := range p.routes() {
 			l.mu.Lock()
 			at, routed := l.count.At, l.count.Routed[s.holder]
 			all.Accepted, all.Unrouted = l.count.Accepted, l.count.Unrouted
@@ -253,9 +251,16 @@ func (p *Pump) row(s *source, to uint64) (Account, error) {
 	p.committing.Lock()
 	defer p.committing.Unlock()
 	p.mu.Lock()
-	c := s.stored
+	c, replayed := s.stored, p.replayed[s.route.ID]
 	p.mu.Unlock()
-	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Expired: c.Expired, Dead: c.Dead, unsure: c.Unsure, Dropped: map[string]uint64{}}
+	raised := s.dead.gone() // of what c counts as dead
+	a := Account{
+		Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered + raised.Delivered, Expired: c.Expired,
+		Dead: c.Dead - raised.Delivered - raised.Dropped, Dropped: map[string]uint64{}, Replayed: replayed, unsure: c.Unsure,
+	}
+	if raised.Dropped > 0 {
+		a.Dropped["dead"] = raised.Dropped
+	}
 	backlog, err := p.o.Backlog.Count(s.holder)
 	for err == nil {
 		journal := uint64(0)

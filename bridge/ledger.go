@@ -198,6 +198,10 @@ type Account struct {
 	Dropped       map[string]uint64 // by reason
 	Dead          uint64
 	Unaccounted   int64
+
+	// A stretch of the journal was lost together with the index that tells what lay there: what
+	// does not add up then was there.
+	unsure bool
 }
 
 func (a Account) settled() uint64 {
@@ -227,6 +231,10 @@ func (b *Bridge) Accounts() (Accounts, error) {
 			}
 			row.Routed = routed
 			row.Unaccounted = int64(routed) - int64(row.settled()) - int64(row.Queued)
+			if row.unsure && row.Unaccounted > 0 {
+				row.Dropped["damaged, by difference"] = uint64(row.Unaccounted)
+				row.Unaccounted = 0
+			}
 			all.Unaccounted += row.Unaccounted
 			all.Routes = append(all.Routes, row)
 		}
@@ -247,25 +255,27 @@ func (p *Pump) row(s *source, to uint64) (Account, error) {
 	p.mu.Lock()
 	c := s.stored
 	p.mu.Unlock()
-	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Expired: c.Expired, Dead: c.Dead, Dropped: map[string]uint64{}}
-	for range 100 {
-		mark := p.o.Backlog.Mark(s.holder)
-		backlog := p.o.Backlog.Count(s.holder)
+	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Expired: c.Expired, Dead: c.Dead, unsure: c.Unsure, Dropped: map[string]uint64{}}
+	backlog, err := p.o.Backlog.Count(s.holder)
+	for err == nil {
 		journal := uint64(0)
-		if from := max(c.Position.Offset+1, mark); p.o.Count != nil && from < to {
-			var err error
+		if from := max(c.Position.Offset+1, backlog.Mark); p.o.Count != nil && from < to {
 			if journal, err = p.o.Count(from, to, s.route.Match); err != nil {
-				return a, err
+				break
 			}
 		}
-		if mark != p.o.Backlog.Mark(s.holder) {
-			continue // the keeper moved something meanwhile
+		var after BacklogCount
+		if after, err = p.o.Backlog.Count(s.holder); err == nil && after.Mark == backlog.Mark {
+			a.Queued = backlog.Events + journal
+			break
 		}
-		a.Queued = backlog.Events + journal
-		for reason, n := range backlog.Dropped {
-			a.Dropped[reason] += n
-		}
-		break
+		backlog = after // the keeper has moved something meanwhile
+	}
+	if err != nil {
+		return a, err
+	}
+	for reason, n := range backlog.Dropped {
+		a.Dropped[reason] += n
 	}
 	if c.Damaged > 0 {
 		a.Dropped["damaged"] += c.Damaged

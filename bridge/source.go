@@ -79,7 +79,9 @@ func debt(l *rate.Limiter, now time.Time) time.Duration {
 
 // pop moves the low-water mark and returns how many events were delivered.
 func (s *source) pop() (delivered int) {
-	s.win.pop(func(o outcome) {
+	s.win.pop(func(o outcome, l lost) {
+		s.tally.Damaged += l.events
+		s.tally.Unsure = s.tally.Unsure || l.unsure
 		switch o {
 		case accepted:
 			delivered++
@@ -142,9 +144,27 @@ func (p *Pump) read(ctx context.Context, s *source) {
 	}
 }
 
+// missing is how many of a route's events lay in a gap. What a power cut took was never synced, so it was
+// never counted either; what is damaged in the backlog the backlog counts.
+func (p *Pump) missing(g *gateway.Gap, s *source) lost {
+	if g.Reason == gateway.GapLost || s.holder == "" {
+		return lost{}
+	}
+	if p.o.Missing == nil || g.Reason != gateway.GapDamaged {
+		return lost{unsure: true}
+	}
+	if p.o.Backlog.Mark(s.holder) >= g.To {
+		return lost{}
+	}
+	n, sure := p.o.Missing(g.From, g.To, s.route.Match)
+	return lost{n, !sure}
+}
+
 // add puts a batch into the window of s.
 func (p *Pump) add(s *source, b gateway.Batch, log *slog.Logger) {
+	gone := lost{}
 	if b.Gap != nil {
+		gone = p.missing(b.Gap, s)
 		log.Error("events for this route may be missing", "gap", b.Gap.String(), "asked", b.Gap.Asked.String())
 	}
 	p.mu.Lock()
@@ -154,7 +174,7 @@ func (p *Pump) add(s *source, b gateway.Batch, log *slog.Logger) {
 		s.gaps++
 		s.lastGap = b.Gap.String()
 	}
-	s.win.add(b.Events, s.cursor.Position())
+	s.win.add(gone, b.Events, s.cursor.Position())
 	p.pop(s) // places without events are settled at once
 	for _, l := range p.lanes {
 		signal(l.more)

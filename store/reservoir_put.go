@@ -69,23 +69,23 @@ func (b *refill) put(p *packer) error {
 		if err := s.end(); err != nil {
 			return err
 		}
-		if err := setPieces(s, b.h.number, p); err != nil {
+		if err := setPieces(s, b.h.number, p.chunk, p.data); err != nil {
 			return err
 		}
 		if err := s.end(); err != nil {
 			return err
 		}
-	} else if err := setPieces(to, b.h.number, p); err != nil {
+	} else if err := setPieces(to, b.h.number, p.chunk, p.data); err != nil {
 		return err
 	}
 	b.insert = append(b.insert, p.chunk)
 	return to.Set(indexKey(b.h.number, p.chunk), p.encode())
 }
 
-func setPieces(to setter, number uint32, p *packer) error {
-	for n := range p.pieces() {
-		piece := p.data[n*pieceSize : min(len(p.data), (n+1)*pieceSize)]
-		if err := to.Set(chunkKey(number, p.first, n), piece); err != nil {
+func setPieces(to setter, number uint32, c chunk, data []byte) error {
+	for n := range c.pieces() {
+		piece := data[n*pieceSize : min(len(data), (n+1)*pieceSize)]
+		if err := to.Set(chunkKey(number, c.first, n), piece); err != nil {
 			return err
 		}
 	}
@@ -127,6 +127,10 @@ func (b *refill) failed(err error) error {
 
 // commit makes the change durable, and then visible.
 func (b *refill) commit() (err error) {
+	if b.r.full {
+		b.txn.Discard()
+		return errReadOnly
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("badger panicked: %v", p)
@@ -208,7 +212,7 @@ func (r *Reservoir) Put(holder string, upTo uint64, records []Record) error {
 		return err
 	}
 	defer r.w.Unlock()
-	if err := checkFree(r.dir); err != nil {
+	if err := r.checkFree(); err != nil {
 		return err
 	}
 	h := r.holder(holder)

@@ -23,11 +23,23 @@ func openReservoir(t testing.TB, dir string) *Reservoir {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
+	r.swapAt = 256 << 10 // so that it happens often
 	return r
 }
 
+// backlogs is a Reservoir, here or in a Box.
+type backlogs interface {
+	Put(holder string, upTo uint64, records []Record) error
+	Read(holder string, from uint64, max int) (Backlog, error)
+	Release(holder string, upTo uint64) error
+	Shrink(holder string, after uint64, p Policy, maxBytes, now int64) error
+	Stat(holder string) Stat
+	Holders() []string
+	Discard(holder string) error
+}
+
 // readAll reads a backlog from an offset to its end.
-func readAll(t testing.TB, r *Reservoir, holder string, from uint64, max int) (all []Record, gone []LostRange) {
+func readAll(t testing.TB, r backlogs, holder string, from uint64, max int) (all []Record, gone []LostRange) {
 	t.Helper()
 	for {
 		b, err := r.Read(holder, from, max)
@@ -95,7 +107,12 @@ func TestReservoirHistories(t *testing.T) {
 			h := &reservoirHistory{
 				T: t, rnd: rand.New(rand.NewSource(seed)), root: t.TempDir(), lives: map[string]*life{},
 			}
-			h.r = openReservoir(t, h.dir())
+			h.open = func() {
+				r := openReservoir(t, h.dir())
+				h.r, h.close = r, r.Close
+			}
+			h.kill = h.copyFiles
+			h.open()
 			for range 120 {
 				h.step()
 			}
@@ -109,7 +126,10 @@ type reservoirHistory struct {
 	rnd   *rand.Rand
 	root  string
 	n     int // of the directory, which is another after each crash
-	r     *Reservoir
+	r     backlogs
+	close func() error
+	kill  func() // leaves the files as kill -9 does, and goes on with them
+	open  func()
 	lives map[string]*life
 }
 
@@ -135,10 +155,10 @@ func (h *reservoirHistory) step() {
 		}
 		delete(h.lives, name)
 	case k == 16:
-		if err := h.r.Close(); err != nil {
+		if err := h.close(); err != nil {
 			h.Fatal(err)
 		}
-		h.r = openReservoir(h, h.dir())
+		h.open()
 		h.check()
 	case k == 17:
 		h.crash()
@@ -277,8 +297,8 @@ func latestKey(latest map[uint64]uint64, rec Record) uint64 {
 	return 1 << 63
 }
 
-// crash goes on with the files as kill -9 would leave them now.
-func (h *reservoirHistory) crash() {
+// copyFiles goes on with a copy of the files as they are now.
+func (h *reservoirHistory) copyFiles() {
 	from := filepath.Dir(h.dir())
 	h.n++
 	for { // until Badger did nothing to its files meanwhile
@@ -291,10 +311,14 @@ func (h *reservoirHistory) crash() {
 			h.Fatal(err)
 		}
 	}
-	if err := h.r.Close(); err != nil {
+	if err := h.close(); err != nil {
 		h.Fatal(err)
 	}
-	h.r = openReservoir(h, h.dir())
+	h.open()
+}
+
+func (h *reservoirHistory) crash() {
+	h.kill()
 	for name, l := range h.lives {
 		s := h.r.Stat(name)
 		checkLedger(h, "after a crash", s)
@@ -421,6 +445,7 @@ func putForEver(dir string) {
 	if err != nil {
 		panic(err)
 	}
+	r.swapAt = 256 << 10
 	rnd := rand.New(rand.NewSource(int64(os.Getpid())))
 	for {
 		var all []Record

@@ -1,8 +1,10 @@
 package bridgetest
 
 import (
+	"errors"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -178,6 +180,9 @@ func (p *Proxy) forward(c *pair, from, to net.Conn, up bool) {
 				c.reset()
 				return
 			}
+		}
+		if errors.Is(err, syscall.ECONNRESET) {
+			c.reset() // as a router would pass it on
 		}
 		if err != nil {
 			return

@@ -134,7 +134,7 @@ func TestConfig(t *testing.T) {
 		{mqtt.Config{URL: "mqtt://h", AckTimeout: -1}, "ack_timeout: -1ns is not from 10ms to 18h"},
 		{mqtt.Config{URL: "mqtt://h", ClientID: "a\x00"}, "client_id: text is not valid UTF-8"},
 	} {
-		_, err := mqtt.New(c.c, "gw", "cloud", 0)
+		_, err := mqtt.New(c.c, "gw", "cloud", 0, bridgetest.Age)
 		got := ""
 		if err != nil {
 			got = err.Error()

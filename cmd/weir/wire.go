@@ -38,8 +38,8 @@ const (
 type app struct {
 	log     *slog.Logger
 	journal *store.Journal
-	state   *store.State
-	backlog *store.Reservoir
+	box     *store.Box // state and reservoir, in a process of their own
+	backlog *backlog   // the reservoir as the bridge and the keeper see it
 	keeper  *store.Keeper
 	hub     *gateway.Hub
 	broker  *broker.Broker
@@ -86,13 +86,12 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.state, err = store.OpenState(filepath.Join(dir, "state"), log.With("part", "state")); err != nil {
+	if a.box, err = store.OpenBox(store.BoxOptions{Dir: dir, Logger: log.With("part", "state")}); err != nil {
 		return nil, err
 	}
+	state := a.box.State()
 
-	if a.backlog, err = store.OpenReservoir(filepath.Join(dir, "reservoir"), log.With("part", "reservoir")); err != nil {
-		return nil, err
-	}
+	a.backlog = newBacklog(a.box.Reservoir())
 
 	ingest := gateway.New(gateway.Options{
 		Journal: a.journal, Observer: observer,
@@ -101,7 +100,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	a.broker, err = broker.New(broker.Options{
 		Auth:     cfg.Auth,
 		Ingest:   ingest.Ingest,
-		State:    a.state,
+		State:    state,
 		Replay:   a.journal.Replay,
 		Age:      a.journal.Age,
 		Logger:   log.With("part", "broker"),
@@ -132,10 +131,11 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Routes:    cfg.Routes,
 		Hub:       a.hub,
 		Count:     a.journal.Count,
+		Missing:   a.journal.Missing,
 		Age:       a.journal.Age,
-		State:     a.state,
-		Backlog:   backlog{a.backlog},
-		StateLost: a.state.Lost(),
+		State:     state,
+		Backlog:   a.backlog,
+		StateLost: state.Lost(),
 		Logger:    log.With("part", "bridge"),
 		Observer:  observer,
 	})
@@ -177,7 +177,7 @@ func (a *app) Run(ctx context.Context) error {
 	defer fail(nil)
 
 	journal := startPhase(fail, journalDeadline, part{"journal", func(ctx context.Context) error { return a.journal.Run(ctx, a.hub) }})
-	drain := startPhase(fail, drainDeadline, part{"bridge", a.bridge.Run}, part{"keeper", a.keeper.Run})
+	drain := startPhase(fail, drainDeadline, part{"bridge", a.bridge.Run}, part{"keeper", a.keeper.Run}, part{"scrub", a.journal.Scrub})
 	intake := startPhase(fail, intakeDeadline,
 		part{"broker", a.broker.Run},
 		part{"mqtt listener", func(ctx context.Context) error { return a.broker.Serve(ctx, a.mqtt) }},
@@ -198,11 +198,8 @@ func (a *app) Close() error {
 		}
 	}
 	var errs []error
-	if a.state != nil {
-		errs = append(errs, a.state.Close())
-	}
-	if a.backlog != nil {
-		errs = append(errs, a.backlog.Close())
+	if a.box != nil {
+		errs = append(errs, a.box.Close())
 	}
 	if a.journal != nil {
 		errs = append(errs, a.journal.Close())

@@ -21,7 +21,8 @@ import (
 // WEIR_FAULTS names a directory with what it needs:
 //
 //	boot   the name of this boot, instead of the kernel's
-//	keep   0 to 1: which part of the unsynced sectors survives SIGUSR1, the power cut
+//	keep   0 to 1: which part of the unsynced sectors survives SIGUSR1, the power cut, which ends
+//	       the whole process group
 //	clock  how wrong the wall clock is
 //
 // The kernel is not asked to forget anything, so Badger's files, which are not written through
@@ -50,7 +51,7 @@ func withFaults(o store.Options, log *slog.Logger) store.Options {
 			fmt.Fprintln(os.Stderr, "weir: power cut:", err)
 			os.Exit(1)
 		}
-		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		syscall.Kill(0, syscall.SIGKILL) // its process group, so the process with the databases too
 	}()
 	return o
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -158,14 +159,30 @@ func (d *disk) pull() error {
 	return nil
 }
 
-// plugIn mounts it again; it repairs itself from its log. Nobody may use it.
+// plugIn mounts it again; it repairs itself from its log.
 func (d *disk) plugIn() error {
-	return errors.Join(program("umount", d.at), d.mount())
+	if err := d.unmount(); err != nil {
+		return err
+	}
+	return d.mount()
+}
+
+// unmount waits for who still uses it: all are to end, but a child of a process that was killed may take a moment.
+func (d *disk) unmount() error {
+	for end := time.Now().Add(startLimit); ; time.Sleep(5 * time.Millisecond) { // between two looks; the look decides
+		err := syscall.Unmount(d.at, 0)
+		if err == nil {
+			return nil
+		}
+		if err != syscall.EBUSY || time.Now().After(end) {
+			return fmt.Errorf("unmount %s: %w", d.at, err)
+		}
+	}
 }
 
 func (d *disk) close() error {
 	if !d.mounted() {
 		return nil
 	}
-	return program("umount", d.at)
+	return d.unmount()
 }

@@ -31,7 +31,7 @@ const ms = time.Millisecond
 // Each lane has one fault at a time; the lanes do not wait for each other.
 var (
 	gatewayLane = []choice{
-		{verb: "kill", weight: 8, min: 1 * ms, max: 500 * ms},
+		{verb: "kill", weight: 9, arg: oneOf("weir", "all", "box"), min: 1 * ms, max: 500 * ms},
 		{verb: "pause", weight: 2, min: 200 * ms, max: 4000 * ms},
 		{verb: "power", weight: 4, arg: oneOf("none", "half", "all"), min: 1 * ms, max: 500 * ms},
 		{verb: "plug", weight: 3, min: 1 * ms, max: 500 * ms},

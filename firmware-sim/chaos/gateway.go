@@ -1,12 +1,14 @@
 package chaos
 
 import (
+	"bytes"
 	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -116,7 +118,7 @@ func (g *gateway) ended() string {
 }
 
 // end sends a signal that the process does not survive and waits for its end. How it ended
-// is nil if it was down already.
+// is nil if it was down already. The process with the databases, its child, ends by itself then, in a while.
 func (g *gateway) end(sig syscall.Signal, patience time.Duration) (*os.ProcessState, error) {
 	g.mu.Lock()
 	cmd, done := g.cmd, g.done
@@ -136,10 +138,45 @@ func (g *gateway) end(sig syscall.Signal, patience time.Duration) (*os.ProcessSt
 	}
 }
 
-// kill is kill -9.
+// kill is kill -9 of the gateway. Its child notices and closes the databases, while the next one may be starting already.
 func (g *gateway) kill() { g.end(syscall.SIGKILL, startLimit) }
 
-// powerCut asks the part of it that plays the disk to forget what was not synced.
+// killAll takes the child too, as a power cut does.
+func (g *gateway) killAll() {
+	pid := g.pid()
+	g.signalAll(syscall.SIGSTOP) // at one moment
+	g.kill()
+	if pid != 0 {
+		syscall.Kill(-pid, syscall.SIGKILL)
+	}
+}
+
+// killBox is kill -9 of the child alone; the gateway starts another.
+func (g *gateway) killBox() error {
+	pid := g.pid()
+	if pid == 0 {
+		return nil
+	}
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		text, err := os.ReadFile(path)
+		if err != nil { // it has ended meanwhile
+			continue
+		}
+		// PID (NAME) STATE PPID PGRP …, proc_pid_stat(5); the name may have anything in it.
+		var state string
+		var child, parent, group int
+		fmt.Sscan(string(text), &child)
+		fmt.Sscan(string(text[bytes.LastIndexByte(text, ')')+1:]), &state, &parent, &group)
+		if group == pid && child != pid {
+			syscall.Kill(child, syscall.SIGKILL)
+		}
+	}
+	return err
+}
+
+// powerCut asks the part of it that plays the disk to forget what was not synced. It ends its
+// whole process group.
 func (g *gateway) powerCut() error {
 	state, err := g.end(syscall.SIGUSR1, startLimit)
 	if err != nil || state == nil {
@@ -165,13 +202,21 @@ func (g *gateway) stop() error {
 	return nil
 }
 
-// signal is for signals that it survives.
-func (g *gateway) signal(sig syscall.Signal) {
+// signalAll sends a signal to the gateway and its child.
+func (g *gateway) signalAll(sig syscall.Signal) {
+	if pid := g.pid(); pid != 0 {
+		syscall.Kill(-pid, sig)
+	}
+}
+
+// pid is that of the gateway, and its process group; 0: it is down.
+func (g *gateway) pid() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.cmd != nil {
-		g.cmd.Process.Signal(sig)
+	if g.cmd == nil {
+		return 0
 	}
+	return g.cmd.Process.Pid
 }
 
 func (g *gateway) crashed() []string {

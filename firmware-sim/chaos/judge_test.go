@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // good is a history in which nothing is wrong: of ten messages the last is refused, the first came twice.
 func good() history {
 	h := history{seed: 7, asked: time.Second, ledger: sim.NewLedger(), polls: 1, backlog: 1}
-	h.script, _ = fault.Parse("at 0s kill 1s\nat 0s flip 1\nat 0s outage 1s")
+	h.script, _ = fault.Parse("at 0s kill weir 1s\nat 0s flip 1\nat 0s outage 1s")
 	for seq := uint64(1); seq <= 10; seq++ {
 		h.ledger.Sent("mqtt", "t", seq, 1, false)
 		if seq == 10 {

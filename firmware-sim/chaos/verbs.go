@@ -15,8 +15,8 @@ import (
 
 // verbs are what a script can do, and why some cannot be had here.
 //
-//	kill       kill -9, and started again
-//	pause      SIGSTOP, and SIGCONT
+//	kill X     kill -9, and started again: weir, box (its process with the databases) or all
+//	pause      SIGSTOP, and SIGCONT, of both
 //	power X    the power is cut: of what the journal had not synced, none, half or all survives
 //	plug       the plug of the disk is pulled: the file system forgets what it had not written
 //	full       the disk is filled, and freed
@@ -31,9 +31,9 @@ func (c *campaign) verbs() (verbs map[string]fault.Verb, skipped map[string]stri
 	lasts := func(name string, begin func(string) error, end func() error) {
 		verbs[name] = c.noted(name, begin, end)
 	}
-	lasts("kill", func(string) error { c.gateway.kill(); return nil }, c.gateway.start)
-	lasts("pause", func(string) error { c.gateway.signal(syscall.SIGSTOP); return nil },
-		func() error { c.gateway.signal(syscall.SIGCONT); return nil })
+	lasts("kill", c.kill, c.gateway.start)
+	lasts("pause", func(string) error { c.gateway.signalAll(syscall.SIGSTOP); return nil },
+		func() error { c.gateway.signalAll(syscall.SIGCONT); return nil })
 	lasts("outage", func(string) error { c.up.Refuse(); c.up.Cut(); return nil }, c.endOutage)
 	verbs["flip"] = c.noted("flip", func(arg string) error { return c.flip(rng, arg) }, nil)
 	lasts("power", c.cutPower, c.restart)
@@ -87,6 +87,20 @@ func (c *campaign) noted(name string, begin func(string) error, end func() error
 	return v
 }
 
+func (c *campaign) kill(arg string) error {
+	switch arg {
+	case "weir":
+		c.gateway.kill()
+	case "all":
+		c.gateway.killAll()
+	case "box":
+		return c.gateway.killBox()
+	default:
+		return fmt.Errorf("kill needs weir, box or all, not %q", arg)
+	}
+	return nil
+}
+
 // endOutage waits until the reservoir is in use: how long that takes depends on the machine.
 func (c *campaign) endOutage() error {
 	for end := time.Now().Add(startLimit); !c.watch.spilled() && time.Now().Before(end); {
@@ -118,9 +132,9 @@ func (c *campaign) restart() error {
 }
 
 func (c *campaign) pullPlug() error {
-	c.gateway.signal(syscall.SIGSTOP)
+	c.gateway.signalAll(syscall.SIGSTOP)
 	err := c.disk.pull()
-	c.gateway.kill()
+	c.gateway.killAll()
 	return err
 }
 

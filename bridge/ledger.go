@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -23,6 +24,7 @@ type Ledger struct {
 	count intake
 	saved uint64 // count.At as it is stored
 	memo  map[string][]int
+	meter meter
 
 	pending intake // what is stored next, when it is synced; At 0: nothing
 
@@ -111,8 +113,10 @@ func (l *Ledger) nobody() gateway.Matcher {
 func (l *Ledger) Released(batch []*gateway.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	metered := l.meter.at(time.Now(), len(l.routes))
 	for _, e := range batch {
 		l.count.At = e.Offset + 1
+		metered.all += footprint(e)
 		if e.Kind != gateway.Data {
 			continue
 		}
@@ -123,6 +127,7 @@ func (l *Ledger) Released(batch []*gateway.Event) {
 		}
 		for _, i := range due {
 			l.count.Routed[l.routes[i].Name]++
+			metered.routes[i] += footprint(e)
 		}
 	}
 }

@@ -19,6 +19,10 @@ type Ops struct {
 	Replay       func(ReplayRequest) (Replay, error)
 	Replays      func() []Replay
 	CancelReplay func(id string) (Replay, error)
+
+	// Drill begins a drill, or ends one if length, such as 30m, is empty. Drills is how all uplinks are.
+	Drill  func(uplink, length string) (Drill, error)
+	Drills func() ([]Drill, error)
 }
 
 // DeadLetter is an event that a far end refused for ever.
@@ -75,6 +79,24 @@ type Replay struct {
 	Cancelled  bool   `json:"cancelled,omitempty"`
 }
 
+// Drill is whether an uplink is in a drill, and how long it could be away at the present rate.
+type Drill struct {
+	Uplink  string       `json:"uplink"`
+	Until   time.Time    `json:"until,omitzero"`  // of the drill; absent if there is none
+	Rate    float64      `json:"rate"`            // bytes accepted in a second, of all topics
+	Journal *float64     `json:"journal_seconds"` // until what waits begins to leave the journal; null: never
+	Routes  []DrillRoute `json:"routes"`
+}
+
+// DrillRoute is one route's part.
+type DrillRoute struct {
+	Route string   `json:"route"`
+	Rate  float64  `json:"rate"`
+	Lasts *float64 `json:"lasts_seconds"`   // until something that waits is lost or refused; null: for ever
+	Limit string   `json:"limit,omitempty"` // what ends it: ttl, max_size or disk
+	Then  string   `json:"then,omitempty"`  // what happens then
+}
+
 // manage adds the routes of Ops to mux.
 func (s *Server) manage(mux *http.ServeMux) {
 	add := func(pattern string, there bool, handle http.HandlerFunc) {
@@ -101,6 +123,25 @@ func (s *Server) manage(mux *http.ServeMux) {
 			begun, err := o.Replay(what)
 			s.answerOr(w, r, begun, err)
 		}
+	})
+	add("GET /api/drill", o.Drills != nil, func(w http.ResponseWriter, r *http.Request) {
+		all, err := o.Drills()
+		s.answerOr(w, r, orEmpty(all), err)
+	})
+	add("POST /api/drill", o.Drill != nil, func(w http.ResponseWriter, r *http.Request) {
+		var what struct{ Uplink, For string }
+		switch ok := s.asked(w, r, &what); {
+		case !ok:
+		case what.For == "":
+			problem(w, http.StatusBadRequest, "say how long: for")
+		default:
+			drill, err := o.Drill(what.Uplink, what.For)
+			s.answerOr(w, r, drill, err)
+		}
+	})
+	add("DELETE /api/drill", o.Drill != nil, func(w http.ResponseWriter, r *http.Request) {
+		drill, err := o.Drill(r.URL.Query().Get("uplink"), "")
+		s.answerOr(w, r, drill, err)
 	})
 	add("GET /api/replays", o.Replays != nil, func(w http.ResponseWriter, r *http.Request) { s.answer(w, r, orEmpty(o.Replays())) })
 	add("DELETE /api/replays/{id}", o.CancelReplay != nil, func(w http.ResponseWriter, r *http.Request) {

@@ -53,9 +53,14 @@ func fakeOps(asked *[]string) Ops {
 			}
 			return []Replay{{ID: "far-1"}}, nil
 		},
-		DropDead:     func(w DeadLetters) (int, error) { note("drop", w); return 3, nil },
-		Replay:       func(r ReplayRequest) (Replay, error) { note("replay", r); return Replay{ID: "far-2"}, nil },
-		Replays:      func() []Replay { note("replays", nil); return nil },
+		DropDead: func(w DeadLetters) (int, error) { note("drop", w); return 3, nil },
+		Replay:   func(r ReplayRequest) (Replay, error) { note("replay", r); return Replay{ID: "far-2"}, nil },
+		Replays:  func() []Replay { note("replays", nil); return nil },
+		Drill: func(uplink, length string) (Drill, error) {
+			note("drill", []string{uplink, length})
+			return Drill{Uplink: uplink}, nil
+		},
+		Drills:       func() ([]Drill, error) { note("drills", nil); return nil, nil },
 		CancelReplay: func(id string) (Replay, error) { note("cancel", id); return Replay{ID: id}, nil },
 	}
 }
@@ -82,6 +87,10 @@ func TestOps(t *testing.T) {
 		{"DELETE", "/api/dead?uplink=far&route=all", "", 200, `drop {"uplink":"far","route":"all"}`, `"dropped":3`},
 		{"POST", "/api/replay", `{"uplink":"far","since":"2h","filters":["a/#"]}`, 200, `replay {"uplink":"far","filters":["a/#"],"since":"2h"}`, `"far-2"`},
 		{"POST", "/api/replay", `{"uplink":"far","from":"2h"}`, 400, ``, `from`},
+		{"GET", "/api/drill", "", 200, `drills null`, `[]`},
+		{"POST", "/api/drill", `{"uplink":"far","for":"30m"}`, 200, `drill ["far","30m"]`, `"journal_seconds":null`},
+		{"POST", "/api/drill", `{"uplink":"far"}`, 400, ``, `how long`},
+		{"DELETE", "/api/drill?uplink=far", "", 200, `drill ["far",""]`, `"far"`},
 		{"GET", "/api/replays", "", 200, `replays null`, `[]`},
 		{"DELETE", "/api/replays/far-1", "", 200, `cancel "far-1"`, `"far-1"`},
 	} {

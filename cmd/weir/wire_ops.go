@@ -1,6 +1,8 @@
 package main
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,8 +13,11 @@ import (
 )
 
 // ops is what people may ask of the bridge.
-func (a *app) ops() web.Ops {
+func (a *app) ops(cfg *config.Config) web.Ops {
 	return web.Ops{
+		Drill:  func(uplink, length string) (web.Drill, error) { return a.drill(cfg, uplink, length) },
+		Drills: func() ([]web.Drill, error) { return a.drills(cfg, "") },
+
 		Dead:         a.deadLetters,
 		RetryDead:    func(w web.DeadLetters) ([]web.Replay, error) { return replays(a.bridge.RetryDead(bridge.Letters(w))) },
 		DropDead:     func(w web.DeadLetters) (int, error) { return a.bridge.DropDead(bridge.Letters(w)) },
@@ -73,4 +78,63 @@ func parseEdge(s string, now time.Time) (e bridge.Edge, err error) {
 		}
 	}
 	return bridge.Edge{}, gateway.Errorf(gateway.ErrInvalid, "%q is neither a time (2026-11-24T12:00:00Z, 2026-11-24 12:00), a duration (2h, 7d) nor a position (epoch:offset)", s)
+}
+
+// maxDrill bounds a drill that somebody forgets.
+const maxDrill = 7 * 24 * time.Hour
+
+// drill begins or ends a drill. What it would come to is found first, so that a drill is not begun blindly.
+func (a *app) drill(cfg *config.Config, uplink, length string) (web.Drill, error) {
+	d := time.Duration(0)
+	if length != "" {
+		var err error
+		if d, err = config.ParseDuration(length); err != nil || d <= 0 || d > maxDrill {
+			return web.Drill{}, gateway.Errorf(gateway.ErrInvalid, "%q is no length of a drill: 10m, 2h, up to 7d", length)
+		}
+	}
+	if _, err := a.drills(cfg, uplink); err != nil {
+		return web.Drill{}, err
+	}
+	if err := a.bridge.Drill(uplink, d); err != nil {
+		return web.Drill{}, err
+	}
+	all, err := a.drills(cfg, uplink)
+	if err != nil {
+		return web.Drill{}, err
+	}
+	return all[0], nil
+}
+
+// drills is how one uplink is, or all are.
+func (a *app) drills(cfg *config.Config, only string) (all []web.Drill, err error) {
+	s := a.journal.Stats()
+	room := bridge.Room{Journal: s.Bytes, Oldest: s.Oldest, Next: s.Next, MaxAge: cfg.Journal.MaxAge}
+	if room.JournalKeeps, room.Disk, err = a.journal.Room(); err != nil {
+		return nil, err
+	}
+	uplinks := []string{only}
+	if only == "" {
+		uplinks = slices.Sorted(maps.Keys(cfg.Uplinks))
+	}
+	until := a.bridge.Drills()
+	for _, uplink := range uplinks {
+		o, err := a.bridge.Outlook(uplink, room)
+		if err != nil {
+			return nil, err
+		}
+		d := web.Drill{Uplink: uplink, Until: until[uplink], Rate: o.Rate, Journal: seconds(o.Journal)}
+		for _, r := range o.Routes {
+			d.Routes = append(d.Routes, web.DrillRoute{Route: r.Route, Rate: r.Rate, Lasts: seconds(r.Lasts), Limit: r.Limit, Then: r.Then})
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+func seconds(d time.Duration) *float64 {
+	if d == bridge.Forever {
+		return nil
+	}
+	s := d.Seconds()
+	return &s
 }

@@ -201,9 +201,10 @@ func (r *Reservoir) holder(name string) *backlog {
 
 // Put stores records, in the order of their offsets, and with them the mark: everything below upTo that
 // the holder needs is here. When it returns nil that is on stable storage. Records below the mark that is already
-// stored are passed over, so a Put may be repeated. Many records are several transactions, each with
-// the mark that is right for it, so what a crash leaves is a beginning. It fails with ErrInvalid for
-// records out of order or above upTo, with ErrFull when the disk has little room left.
+// stored are passed over, so a Put may be repeated, and so are those that the holder is done with by now.
+// Many records are several transactions, each with the mark that is right for it, so what a crash
+// leaves is a beginning. It fails with ErrInvalid for records out of order or above upTo, with ErrFull
+// when the disk has little room left.
 func (r *Reservoir) Put(holder string, upTo uint64, records []Record) error {
 	if err := checkRecords(holder, upTo, records); err != nil {
 		return err
@@ -216,7 +217,7 @@ func (r *Reservoir) Put(holder string, upTo uint64, records []Record) error {
 		return err
 	}
 	h := r.holder(holder)
-	skip := sort.Search(len(records), func(i int) bool { return records[i].Offset >= h.Mark })
+	skip := sort.Search(len(records), func(i int) bool { return records[i].Offset >= h.Mark && records[i].Offset > h.Done })
 	records = records[skip:]
 	if len(records) == 0 && upTo <= h.Mark {
 		return nil

@@ -157,6 +157,9 @@ func (w *watch) get(ctx context.Context, path string, v any) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if resp.StatusCode == http.StatusServiceUnavailable { // it says that it cannot tell now
+		return "", fmt.Errorf("GET %s: %s: %.300s", path, resp.Status, body)
+	}
 	if resp.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("%w: GET %s: %s: %.300s", errAnswer, path, resp.Status, body)
 	}

@@ -20,6 +20,8 @@ type Status struct {
 	Retried   uint64 // handed to the sink again, since the process started
 	Routes    []RouteStatus
 
+	CertificateExpiry time.Time // of the client's own; zero if there is none
+
 	// All routes together.
 	Queued   uint64           // not done with
 	Oldest   time.Time        // when the oldest of them was accepted, as the wall clock would say now; zero if there is none
@@ -109,6 +111,7 @@ func (p *Pump) count() {
 	if time.Since(p.counted) < countEvery {
 		return
 	}
+	p.certificate()
 	for _, s := range p.routes() {
 		p.mu.Lock()
 		from := s.win.done.Offset + 1
@@ -123,4 +126,16 @@ func (p *Pump) count() {
 		p.mu.Unlock()
 	}
 	p.counted = time.Now()
+}
+
+// certificate looks when the client certificate ends: all lanes have the same.
+func (p *Pump) certificate() {
+	c, ok := p.lanes[0].sink.(Certified)
+	if !ok {
+		return
+	}
+	ends := c.CertificateExpiry()
+	p.mu.Lock()
+	p.status.CertificateExpiry = ends
+	p.mu.Unlock()
 }

@@ -156,6 +156,9 @@ func (s *Sink) parseURL() (secure bool, err error) {
 	return secure, nil
 }
 
+// CertificateExpiry is bridge.Certified.
+func (s *Sink) CertificateExpiry() time.Time { return s.dialer.CertificateExpiry() }
+
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {
 	err := s.send(ctx, events, up, done)

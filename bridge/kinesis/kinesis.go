@@ -148,6 +148,9 @@ func (s *Sink) setEndpoint() (err error) {
 	return nil
 }
 
+// CertificateExpiry is bridge.Certified.
+func (s *Sink) CertificateExpiry() time.Time { return s.dialer.CertificateExpiry() }
+
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {
 	l := &link{s: s, events: events, done: done}

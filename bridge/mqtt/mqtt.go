@@ -210,6 +210,9 @@ func list[V any](m map[string]V) string {
 	return strings.Join(names, ", ")
 }
 
+// CertificateExpiry is bridge.Certified.
+func (s *Sink) CertificateExpiry() time.Time { return s.dialer.CertificateExpiry() }
+
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {
 	deadline := time.Now().Add(s.dialer.Timeout())

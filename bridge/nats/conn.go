@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/gateway"
 )
+
+// CertificateExpiry is bridge.Certified.
+func (s *Sink) CertificateExpiry() time.Time { return s.dialer.CertificateExpiry() }
 
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {

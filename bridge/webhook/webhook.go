@@ -92,6 +92,9 @@ func New(c Config, gatewayID string) (*Sink, error) {
 	return s, nil
 }
 
+// CertificateExpiry is bridge.Certified.
+func (s *Sink) CertificateExpiry() time.Time { return s.dialer.CertificateExpiry() }
+
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {
 	if s.gone != nil {

@@ -23,6 +23,7 @@ func TestDamageIsAccountedFor(t *testing.T) {
 	mqtt, httpAddress, farAddress := freePort(t), freePort(t), freePort(t)
 	conf := filepath.Join(dir, "weir.yaml")
 	text := fmt.Sprintf(`gateway: {id: damaged, data_dir: data}
+health: {interval: 0}
 listeners: {mqtt: {address: "%s"}, http: {address: "%s"}}
 journal: {max_size: 16MiB}
 uplinks: {far: {sink: mqtt, url: "mqtt://%s"}}

@@ -53,6 +53,7 @@ func TestNothingLost(t *testing.T) {
 	conf := filepath.Join(dir, "weir.yaml")
 	ports := []string{filepath.Join(dir, "tty-a"), filepath.Join(dir, "tty-b")}
 	text := fmt.Sprintf(`gateway: {id: chaos, site: serial, data_dir: data}
+health: {interval: 0}
 listeners:
   mqtt: {address: "%s"}
   http: {address: "%s"}

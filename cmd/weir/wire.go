@@ -17,6 +17,7 @@ import (
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/broker"
 	"github.com/weir-iot/weir/gateway/config"
+	"github.com/weir-iot/weir/gateway/health"
 	"github.com/weir-iot/weir/store"
 )
 
@@ -46,6 +47,8 @@ type app struct {
 	devices *devices.Supervisor
 	bridge  *bridge.Bridge
 	web     *web.Server
+	vitals  vitals
+	health  *health.Reporter // nil if nobody wants to know
 
 	mqtt, http, command net.Listener
 }
@@ -60,7 +63,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	}()
 
 	metrics := web.NewMetrics()
-	observer := metrics.Observer()
+	observer := a.vitals.watch(metrics.Observer())
 
 	// Ports first: a second gateway, or a mosquitto, is the commonest mistake, and the
 	// message about it should not come after a recovery.
@@ -143,6 +146,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		return nil, err
 	}
 	a.keeper = newKeeper(cfg, a, log)
+	a.health = newHealth(cfg, a, ingest, last, log)
 	a.web, err = web.New(web.Options{
 		GatewayID: cfg.Gateway.ID,
 		Version:   version,
@@ -185,6 +189,7 @@ func (a *app) Run(ctx context.Context) error {
 		part{"http listener", func(ctx context.Context) error { return a.web.Serve(ctx, a.http, web.Network) }},
 		part{"command socket", func(ctx context.Context) error { return a.web.Serve(ctx, a.command, web.Local) }},
 		part{"devices", a.devices.Run},
+		part{"health", a.tellHealth},
 	)
 	<-ctx.Done()
 	a.log.Info("stopping", "reason", context.Cause(ctx))

@@ -48,6 +48,12 @@ test: go-version deps ## run every test; what is skipped is listed with its reas
 	@$(GOTESTSUM) --format pkgname -- $(RACE) -timeout 20m ./...
 	@cd store/benchmark && $(GO) vet ./...
 
+.PHONY: store-arm
+store-arm: deps ## the whole store suite as ARMv6, under qemu-user; takes long
+	@command -v qemu-arm >/dev/null || { echo "qemu-arm is not installed: apt-get install qemu-user"; exit 1; }
+	@mkdir -p bin && GOARCH=arm GOARM=6 CGO_ENABLED=0 $(GO) test -c -o bin/store-arm.test ./store
+	@cd store && WEIR_EMULATOR=qemu-arm qemu-arm ../bin/store-arm.test -test.timeout 3h
+
 .PHONY: bench
 bench: ## measure what users feel, beside the alternatives in the same run
 	@cd store/benchmark && $(GO) run .

@@ -56,6 +56,7 @@ type Bridge struct {
 	holders []Holder
 	ledger  *Ledger
 	hub     *gateway.Hub
+	state   State
 	log     *slog.Logger
 }
 
@@ -84,7 +85,7 @@ func New(o Options) (*Bridge, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	b := &Bridge{hub: o.Hub, log: o.Logger}
+	b := &Bridge{hub: o.Hub, state: o.State, log: o.Logger}
 	var wrong []error
 	for _, uplink := range slices.Sorted(maps.Keys(o.Uplinks)) {
 		ids := routes[uplink]
@@ -170,17 +171,22 @@ func (b *Bridge) add(o Options, uplink string, ids []string) error {
 	p.status.Sink = kind
 	b.pumps = append(b.pumps, p)
 	for _, s := range p.sources {
-		b.holders = append(b.holders, Holder{
-			Name: s.holder, Match: s.route.Match, Policy: o.Routes[s.route.ID].Retention,
-			Committed: func() uint64 {
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				return s.stored.Position.Offset
-			},
-			Read: func() uint64 { return s.cursor.Position().Offset },
-		})
+		b.hold(p, s, o.Routes[s.route.ID].Retention)
 	}
 	return nil
+}
+
+// hold makes a route known to who lets go of segments.
+func (b *Bridge) hold(p *Pump, s *source, policy config.Retention) {
+	b.holders = append(b.holders, Holder{
+		Name: s.holder, Match: s.route.Match, Policy: policy,
+		Committed: func() uint64 {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return s.stored.Position.Offset
+		},
+		Read: func() uint64 { return s.cursor.Position().Offset },
+	})
 }
 
 // keyOf is the ordering key of an event by the route that brings it.

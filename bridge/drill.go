@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/weir-iot/weir/gateway"
 )
 
 var errDrill = errors.New("a drill begins")
@@ -22,6 +24,27 @@ func (p *Pump) Drill(d time.Duration) {
 	}
 	close(p.woken)
 	p.woken = make(chan struct{})
+}
+
+// Drill rehearses an outage of an uplink, see Pump.Drill.
+func (b *Bridge) Drill(uplink string, d time.Duration) error {
+	p := b.Pump(uplink)
+	if p == nil {
+		return gateway.Errorf(gateway.ErrInvalid, "there is no uplink %q", uplink)
+	}
+	p.Drill(d)
+	return nil
+}
+
+// Drills tells until when which uplinks are drilled.
+func (b *Bridge) Drills() map[string]time.Time {
+	all := map[string]time.Time{}
+	for _, p := range b.pumps {
+		if until, _ := p.drilled(); !until.IsZero() {
+			all[p.o.Uplink] = until
+		}
+	}
+	return all
 }
 
 // drilled tells until when a drill lasts, zero if there is none, and what closes when that changes.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -23,6 +24,7 @@ type Ledger struct {
 	count intake
 	saved uint64 // count.At as it is stored
 	memo  map[string][]int
+	meter meter
 
 	pending intake // what is stored next, when it is synced; At 0: nothing
 
@@ -111,8 +113,10 @@ func (l *Ledger) nobody() gateway.Matcher {
 func (l *Ledger) Released(batch []*gateway.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	metered := l.meter.at(time.Now(), len(l.routes))
 	for _, e := range batch {
 		l.count.At = e.Offset + 1
+		metered.all += footprint(e)
 		if e.Kind != gateway.Data {
 			continue
 		}
@@ -123,6 +127,7 @@ func (l *Ledger) Released(batch []*gateway.Event) {
 		}
 		for _, i := range due {
 			l.count.Routed[l.routes[i].Name]++
+			metered.routes[i] += footprint(e)
 		}
 	}
 }
@@ -196,8 +201,9 @@ type Account struct {
 	Queued        uint64 // in the journal and in the backlog
 	Expired       uint64
 	Dropped       map[string]uint64 // by reason
-	Dead          uint64
+	Dead          uint64            // dead letters that are kept
 	Unaccounted   int64
+	Replayed      uint64 // the far end took again, of replays; no part of the sum
 
 	// A stretch of the journal was lost together with the index that tells what lay there: what
 	// does not add up then was there.
@@ -217,10 +223,7 @@ func (b *Bridge) Accounts() (Accounts, error) {
 	l := b.ledger
 	var all Accounts
 	for _, p := range b.pumps {
-		for _, s := range p.all() {
-			if s.holder == "" {
-				continue
-			}
+		for _, s := range p.routes() {
 			l.mu.Lock()
 			at, routed := l.count.At, l.count.Routed[s.holder]
 			all.Accepted, all.Unrouted = l.count.Accepted, l.count.Unrouted
@@ -253,9 +256,16 @@ func (p *Pump) row(s *source, to uint64) (Account, error) {
 	p.committing.Lock()
 	defer p.committing.Unlock()
 	p.mu.Lock()
-	c := s.stored
+	c, replayed := s.stored, p.replayed[s.route.ID]
 	p.mu.Unlock()
-	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Expired: c.Expired, Dead: c.Dead, unsure: c.Unsure, Dropped: map[string]uint64{}}
+	raised := s.dead.gone() // of what c counts as dead
+	a := Account{
+		Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered + raised.Delivered, Expired: c.Expired,
+		Dead: c.Dead - raised.Delivered - raised.Dropped, Dropped: map[string]uint64{}, Replayed: replayed, unsure: c.Unsure,
+	}
+	if raised.Dropped > 0 {
+		a.Dropped["dead"] = raised.Dropped
+	}
 	backlog, err := p.o.Backlog.Count(s.holder)
 	for err == nil {
 		journal := uint64(0)

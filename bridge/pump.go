@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,12 +59,15 @@ type Pump struct {
 
 	committing sync.Mutex // held while cursors are stored, and while their queues are counted
 
-	mu      sync.Mutex
-	sources []*source // the routes, in order, and replays behind them
-	paused  time.Time // a drill: no connection until then
-	woken   chan struct{}
-	status  Status
-	reading func(*source) // starts to read a source; nil while Run does not run
+	mu       sync.Mutex
+	sources  []*source         // the routes, in order, and replays behind them
+	replays  []*replay         // and those of late that are over
+	begun    int               // replays ever
+	replayed map[string]uint64 // events of replays that the far end took, by route, of all time
+	paused   time.Time         // a drill: no connection until then
+	woken    chan struct{}
+	status   Status
+	reading  func(*source) // starts to read a source; nil while Run does not run
 
 	counting sync.Mutex // held by the one Status call that counts
 	counted  time.Time
@@ -92,6 +96,10 @@ func NewPump(o PumpOptions) (*Pump, error) {
 	p.status = Status{Uplink: o.Uplink, Reason: "not started", Since: time.Now()}
 	for n, sink := range o.Sinks {
 		p.lanes = append(p.lanes, &lane{p: p, n: n, sink: sink, more: make(chan struct{}, 1), reason: "not started"})
+	}
+	var err error
+	if p.replayed, err = readReplayed(o.State, o.Uplink); err != nil {
+		return nil, err
 	}
 	var before []gateway.Matcher
 	for _, r := range o.Routes {
@@ -124,7 +132,14 @@ func (p *Pump) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	saving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	p.mu.Lock()
-	p.reading = func(s *source) { parts.Go(func() { p.read(ctx, s) }) }
+	p.reading = func(s *source) {
+		reading, stop := context.WithCancel(ctx)
+		s.stop = stop
+		parts.Go(func() {
+			defer stop()
+			p.read(reading, s)
+		})
+	}
 	for _, s := range p.sources {
 		p.reading(s)
 	}
@@ -199,15 +214,18 @@ func (p *Pump) settle(l *lane, e *gateway.Event, err error) {
 		case err == nil:
 			entry.outcome = accepted
 			p.pop(s)
-		case errors.Is(err, gateway.ErrInvalid) || errors.Is(err, gateway.ErrDenied):
+		case !errors.Is(err, gateway.ErrInvalid) && !errors.Is(err, gateway.ErrDenied):
+			l.refuse(fmt.Errorf("the far end refused %s for now: %w", e.ID(p.o.GatewayID), err))
+		case s.replay != nil: // it was kept before, and still is
+			entry.outcome, entry.reason = dead, err.Error()
+			p.pop(s)
+		default:
 			if entry.refused++; entry.refused < s.route.DeadAfter {
 				l.refuse(fmt.Errorf("the far end will not take %s (%d of %d times): %w", e.ID(p.o.GatewayID), entry.refused, s.route.DeadAfter, err))
 				return
 			}
 			entry.outcome, entry.reason = poison, err.Error()
 			signal(p.grave)
-		default:
-			l.refuse(fmt.Errorf("the far end refused %s for now: %w", e.ID(p.o.GatewayID), err))
 		}
 		return
 	}
@@ -247,7 +265,12 @@ func (p *Pump) save(ctx context.Context) {
 func (p *Pump) all() []*source {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]*source(nil), p.sources...)
+	return slices.Clone(p.sources)
+}
+
+// routes returns the sources that are no replays.
+func (p *Pump) routes() []*source {
+	return slices.DeleteFunc(p.all(), func(s *source) bool { return s.replay != nil })
 }
 
 func (p *Pump) commit() error {
@@ -258,15 +281,17 @@ func (p *Pump) commit() error {
 		p.mu.Lock()
 		at, last := s.tally, s.stored.Position
 		p.mu.Unlock()
-		if at.Position == last {
-			continue
-		}
-		if err := s.cursor.Commit(at); err != nil {
-			errs = append(errs, err)
-			continue
+		if at.Position != last {
+			if err := s.cursor.Commit(at); err != nil {
+				errs = append(errs, err)
+				continue
+			}
 		}
 		p.mu.Lock()
 		s.stored = at
+		if s.replay != nil && s.over() && s.win.done == at.Position {
+			p.finish(s, false)
+		}
 		p.mu.Unlock()
 	}
 	return errors.Join(errs...)
@@ -275,8 +300,8 @@ func (p *Pump) commit() error {
 // bury stores the dead letters that wait for it. When that fails the event counts as refused
 // for now: its lane stops at it, shows why, and tries it again.
 func (p *Pump) bury() {
-	for _, s := range p.all() {
-		for s.dead != nil && p.buryOne(s) {
+	for _, s := range p.routes() {
+		for p.buryOne(s) {
 		}
 	}
 }

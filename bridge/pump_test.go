@@ -388,7 +388,7 @@ func TestPoison(t *testing.T) {
 		if s := r.pump.Status(); s.Delivered != 2 || s.Dead != 1 || !s.Up || s.Retried != 0 || r.stored() != "e1:3" {
 			t.Errorf("%+v, stored %s", s, r.stored())
 		}
-		letters, err := bridge.DeadLetters(r.state, "far")
+		letters, err := letters(r.state, "far")
 		if err != nil || len(letters) != 1 {
 			t.Fatal(letters, err)
 		}
@@ -452,6 +452,14 @@ func TestPoison(t *testing.T) {
 	})
 }
 
+func letters(state bridge.State, holder string) (all []bridge.DeadLetter, err error) {
+	err = bridge.EachDeadLetter(state, holder, func(l bridge.DeadLetter) error {
+		all = append(all, l)
+		return nil
+	})
+	return all, err
+}
+
 // The stored form is read by later versions: a change of it has to be on purpose.
 func TestDeadLetterFormat(t *testing.T) {
 	state := bridgetest.NewState()
@@ -460,12 +468,12 @@ func TestDeadLetterFormat(t *testing.T) {
 		`"CorrelationData":"AAE=","UserProperties":[{"Key":"k","Value":"v"}],"Origin":{"Via":"mqtt","ID":"c","User":"u"},` +
 		`"Accepted":"2026-11-23T11:00:00Z","Source":"0001-01-01T00:00:00Z","Quality":1,"PacketID":0,"Epoch":"e1","Offset":7}}`
 	state.Apply("dead", map[string][]byte{"far/all/0000000000000007": []byte(stored)})
-	letters, err := bridge.DeadLetters(state, "far")
+	letters, err := letters(state, "far")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := bridge.DeadLetter{
-		ID: "gw/e1-7", Reason: "not authorized (0x87)", Time: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
+		Uplink: "far", Route: "all", ID: "gw/e1-7", Reason: "not authorized (0x87)", Time: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
 		Event: &gateway.Event{
 			Topic: "up/a", Payload: []byte("21.5"), QoS: 1, Retain: true, Expiry: time.Minute, UTF8: true,
 			ContentType: "text/plain", ResponseTopic: "r", CorrelationData: []byte{0, 1},

@@ -16,10 +16,12 @@ import (
 // source is what a pump sends from: a route, or a replay. Its fields belong to the pump's mu.
 type source struct {
 	route  Route
-	holder string // where its counters and dead letters are kept; empty for a replay
+	holder string // where its counters and dead letters are kept; a replay has none
 	cursor Cursor
 	room   chan struct{} // one waiter, one signal
-	dead   *graveyard    // nil for a replay; read and written by Pump.save only
+	dead   *graveyard    // nil for a replay
+	replay *replay       // nil for a route
+	stop   func()        // ends its reading; nil while it is not read
 
 	win     window
 	tally   Commit  // up to win.done
@@ -79,10 +81,16 @@ func debt(l *rate.Limiter, now time.Time) time.Duration {
 
 // pop moves the low-water mark and returns how many events were delivered.
 func (s *source) pop() (delivered int) {
-	s.win.pop(func(o outcome, l lost) {
-		s.tally.Damaged += l.events
-		s.tally.Unsure = s.tally.Unsure || l.unsure
-		switch o {
+	s.win.pop(func(e *entry) {
+		s.tally.Damaged += e.lost.events
+		s.tally.Unsure = s.tally.Unsure || e.lost.unsure
+		if e.event == nil {
+			return
+		}
+		if s.replay != nil {
+			s.replay.count(e)
+		}
+		switch e.outcome {
 		case accepted:
 			delivered++
 			s.tally.Delivered++
@@ -106,6 +114,9 @@ func (s *source) over() bool { return s.ended && len(s.win.entries) == 0 }
 func (p *Pump) read(ctx context.Context, s *source) {
 	pause := p.pauses()
 	log := p.o.Logger.With("route", s.route.ID)
+	if s.replay != nil {
+		log = log.With("replay", s.replay.ID)
+	}
 	for {
 		p.mu.Lock()
 		full := s.win.full()
@@ -147,7 +158,7 @@ func (p *Pump) read(ctx context.Context, s *source) {
 // missing is how many of a route's events lay in a gap. What a power cut took was never synced, so it was
 // never counted either; what is damaged in the backlog the backlog counts.
 func (p *Pump) missing(g *gateway.Gap, s *source) lost {
-	if g.Reason == gateway.GapLost || s.holder == "" {
+	if g.Reason == gateway.GapLost {
 		return lost{}
 	}
 	if p.o.Missing == nil || g.Reason != gateway.GapDamaged {
@@ -163,7 +174,11 @@ func (p *Pump) missing(g *gateway.Gap, s *source) lost {
 // add puts a batch into the window of s.
 func (p *Pump) add(s *source, b gateway.Batch, log *slog.Logger) {
 	gone := lost{}
-	if b.Gap != nil {
+	switch {
+	case b.Gap == nil:
+	case s.replay != nil:
+		log.Warn("some of what is to be sent again is not there any more", "gap", b.Gap.String())
+	default:
 		gone = p.missing(b.Gap, s)
 		log.Error("events for this route may be missing", "gap", b.Gap.String(), "asked", b.Gap.Asked.String())
 	}

@@ -39,7 +39,6 @@ type RouteStatus struct {
 
 	Delivered uint64
 	Expired   uint64
-	Dead      uint64
 	Kept      uint64 // dead letters that are kept now
 
 	Gaps      uint64 // stretches that could not be read
@@ -59,18 +58,24 @@ func (p *Pump) Status() Status {
 		p.count()
 		p.counting.Unlock()
 	}
+	backlogs := map[string]BacklogCount{}
+	for _, src := range p.all() { // not under mu: it is another process that answers
+		if src.replay == nil {
+			backlogs[src.holder], _ = p.o.Backlog.Count(src.holder) // an old answer is better than none here
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.status
 	age := p.o.Age()
 	for _, src := range p.sources {
-		if src.holder == "" {
+		if src.replay != nil {
 			continue
 		}
-		backlog, _ := p.o.Backlog.Count(src.holder) // an old answer is better than none here
+		raised := src.dead.gone()
 		r := RouteStatus{
-			Route: src.route.ID, Journal: p.queued[src.route.ID], Backlog: backlog, Position: src.win.done,
-			Delivered: src.tally.Delivered, Expired: src.tally.Expired, Dead: src.tally.Dead, Kept: uint64(src.dead.kept()),
+			Route: src.route.ID, Journal: p.queued[src.route.ID], Backlog: backlogs[src.holder], Position: src.win.done,
+			Delivered: src.tally.Delivered + raised.Delivered, Expired: src.tally.Expired, Kept: uint64(src.dead.kept()),
 			Gaps: src.gaps, LastGap: src.lastGap, ReadError: src.readError,
 		}
 		if e := src.win.first(); e != nil {
@@ -104,10 +109,7 @@ func (p *Pump) count() {
 	if time.Since(p.counted) < countEvery {
 		return
 	}
-	for _, s := range p.all() {
-		if s.holder == "" {
-			continue
-		}
+	for _, s := range p.routes() {
 		p.mu.Lock()
 		from := s.win.done.Offset + 1
 		p.mu.Unlock()

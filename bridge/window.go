@@ -35,7 +35,7 @@ type entry struct {
 	lane    int
 	outcome outcome
 	refused int    // how often it was refused for ever
-	reason  string // why it is poison
+	reason  string // why it is poison, or dead
 }
 
 func (e *entry) settled() bool {
@@ -176,7 +176,7 @@ func (w *window) poisoned() *entry {
 
 // pop removes the settled entries at the front, tells fn of each event or loss among them, and
 // moves the low-water mark.
-func (w *window) pop(fn func(outcome, lost)) {
+func (w *window) pop(fn func(*entry)) {
 	n := 0
 	for n < len(w.entries) && w.entries[n].settled() {
 		e := &w.entries[n]
@@ -185,7 +185,7 @@ func (w *window) pop(fn func(outcome, lost)) {
 			w.bytes -= e.event.Size()
 		}
 		if e.event != nil || e.lost != (lost{}) {
-			fn(e.outcome, e.lost)
+			fn(e)
 		}
 		n++
 	}

@@ -21,8 +21,8 @@ func TestWindowAgainstModel(t *testing.T) {
 		var sent []*gateway.Event
 		delivered := 0
 		pop := func() {
-			w.pop(func(o outcome, _ lost) {
-				if o == accepted {
+			w.pop(func(e *entry) {
+				if e.outcome == accepted {
 					delivered++
 				}
 			})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -200,7 +199,7 @@ func TestFullDiskEndsTheProcess(t *testing.T) {
 		}
 	}
 	disk := smallDisk(t, 40<<20)
-	cmd := exec.Command(os.Args[0], "-test.run=^TestFullDiskEndsTheProcess$")
+	cmd := command(itself("-test.run=^TestFullDiskEndsTheProcess$"))
 	cmd.Env = append(os.Environ(), fullInProcess+"="+disk)
 	out, err := cmd.CombinedOutput()
 	t.Logf("%v: %.400s", err, out)

@@ -22,6 +22,14 @@ import (
 
 const boxChild = "WEIR_TEST_BOX"
 
+// itself is the command that runs this test binary again: below the emulator it runs under, which the kernel
+// does not know of, if there is one (make store-arm).
+func itself(args ...string) []string {
+	return append(append(strings.Fields(os.Getenv("WEIR_EMULATOR")), os.Args[0]), args...)
+}
+
+func command(line []string) *exec.Cmd { return exec.Command(line[0], line[1:]...) }
+
 // TestBoxChild is the main of the children of the other tests.
 func TestBoxChild(t *testing.T) {
 	if os.Getenv(boxChild) == "" {
@@ -42,7 +50,7 @@ func TestBoxChild(t *testing.T) {
 func boxOptions(t testing.TB, dir string) BoxOptions {
 	t.Setenv(boxChild, "1")
 	return BoxOptions{
-		Dir: dir, Command: []string{os.Args[0], "-test.run=^TestBoxChild$"},
+		Dir: dir, Command: itself("-test.run=^TestBoxChild$"),
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 }
@@ -341,7 +349,7 @@ func TestBoxParentDies(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for range 3 {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestBoxParentDies$")
+		cmd := command(itself("-test.run=^TestBoxParentDies$"))
 		cmd.Env = append(os.Environ(), boxParent+"="+dir)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -380,7 +388,7 @@ func TestBoxDamagedByDeath(t *testing.T) {
 	b.Close()
 	o := boxOptions(t, dir)
 	o.Command = []string{"/bin/sh", "-c", `f="$0/state.opening"; n=$(cat "$f" 2>/dev/null || echo 0)
-		if [ "$n" -lt 3 ]; then echo $((n+1)) >"$f"; kill -BUS $$; fi; exec "` + os.Args[0] + `" '-test.run=^TestBoxChild$' "$0"`}
+		if [ "$n" -lt 3 ]; then echo $((n+1)) >"$f"; kill -BUS $$; fi; exec ` + strings.Join(itself(), " ") + ` '-test.run=^TestBoxChild$' "$0"`}
 	b, err := OpenBox(o)
 	if err != nil {
 		t.Fatal(err)

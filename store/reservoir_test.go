@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math/rand"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -380,7 +379,7 @@ func TestReservoirKill(t *testing.T) {
 	rnd := rand.New(rand.NewSource(1))
 	acked := uint64(0)
 	for round := range rounds {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestReservoirKill$")
+		cmd := command(itself("-test.run=^TestReservoirKill$"))
 		cmd.Env = append(os.Environ(), reservoirChild+"="+dir)
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()

@@ -110,3 +110,13 @@ func (j *Journal) listed(s *segment) bool {
 	}
 	return false
 }
+
+// Room is the size in bytes at which the oldest segment is let go of, and how much of the disk is free
+// beyond what has to stay free; less than nothing if it is too little already.
+func (j *Journal) Room() (keeps, disk int64, err error) {
+	free, total, err := j.disk.Space(j.o.Dir)
+	if err != nil {
+		return 0, 0, fmt.Errorf("ask how much of the disk is free: %w", err)
+	}
+	return j.o.MaxSize - 2*j.o.SegmentSize, free - j.o.MinFree.of(total), nil
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weir-iot/weir/bridge/cloudevents"
 	"github.com/weir-iot/weir/gateway"
@@ -35,7 +36,7 @@ func TestRoutingKey(t *testing.T) {
 
 // What would break the connection again and again is refused before it is sent.
 func TestUnsendable(t *testing.T) {
-	s, err := New(Config{URL: "amqp://h"}, "gw", "far", nil)
+	s, err := New(Config{URL: "amqp://h"}, "gw", "far", func() time.Duration { return 0 })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +59,7 @@ func TestUnsendable(t *testing.T) {
 }
 
 func TestCloudEvent(t *testing.T) {
-	s, err := New(Config{URL: "amqp://h", Format: "cloudevents"}, "gw", "far", nil)
+	s, err := New(Config{URL: "amqp://h", Format: "cloudevents"}, "gw", "far", func() time.Duration { return 0 })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -160,6 +160,8 @@ func (l *Log) Count(from, to uint64, want gateway.Matcher) (uint64, error) {
 type State struct {
 	// Applied, if set, is told of each change before it takes effect. Set it before use.
 	Applied func(bucket string, changes map[string][]byte)
+	// Gate, if set, is asked before each Apply whether it may work. Set it while nothing is written.
+	Gate func(bucket string) bool
 
 	mu      sync.Mutex
 	buckets map[string]map[string][]byte
@@ -224,7 +226,7 @@ func (s *State) Each(bucket, prefix string, fn func(key string, value []byte) er
 func (s *State) Apply(bucket string, changes map[string][]byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.broken {
+	if s.broken || s.Gate != nil && !s.Gate(bucket) {
 		return errors.New("the state is broken on purpose")
 	}
 	if s.Applied != nil {

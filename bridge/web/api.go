@@ -3,9 +3,6 @@ package web
 import (
 	"encoding/base64"
 	"encoding/json"
-	"errors"
-	"io"
-	"mime"
 	"net/http"
 	"time"
 
@@ -152,21 +149,8 @@ func orEmpty[T any](list []T) []T {
 
 // apiPublish answers 200 only after the event is stored as gateway.Synced.
 func (s *Server) apiPublish(w http.ResponseWriter, r *http.Request) {
-	// A form on any page can post text/plain; only a script that was allowed to can post this.
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		problem(w, http.StatusUnsupportedMediaType, "the body has to be application/json")
-		return
-	}
-	rc := http.NewResponseController(w)
-	rc.SetReadDeadline(time.Now().Add(apiTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		problem(w, http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", maxBody)
-		return
-	case err != nil:
-		problem(w, http.StatusBadRequest, "read the body: %v", err)
+	body, ok := readJSON(w, r)
+	if !ok {
 		return
 	}
 	e, err := publishEvent(body)

@@ -187,8 +187,10 @@ var (
 	routeBacklog = prometheus.NewDesc("weir_route_backlog_bytes", "Bytes of the route's backlog in the reservoir.", []string{"uplink", "route"}, nil)
 	accepted     = prometheus.NewDesc("weir_ledger_accepted_total", "Events that were accepted, of all time.", nil, nil)
 	unrouted     = prometheus.NewDesc("weir_ledger_unrouted_total", "Accepted events that no route matches.", nil, nil)
-	routeEvents  = prometheus.NewDesc("weir_ledger_events_total", "What has become of the events that were due to a route: routed, delivered, expired, dead, or dropped for a reason.", []string{"uplink", "route", "fate", "reason"}, nil)
+	routeEvents  = prometheus.NewDesc("weir_ledger_events_total", "What has become of the events that were due to a route: routed, delivered, expired, or dropped for a reason.", []string{"uplink", "route", "fate", "reason"}, nil)
 	routeQueued  = prometheus.NewDesc("weir_ledger_queued_events", "Events that a route is not done with.", []string{"uplink", "route"}, nil)
+	routeDead    = prometheus.NewDesc("weir_ledger_dead_events", "Dead letters of a route: what the far end refused for ever and nobody sent again or dropped.", []string{"uplink", "route"}, nil)
+	replayed     = prometheus.NewDesc("weir_ledger_replayed_total", "Events of a route that the far end took again, of replays.", []string{"uplink", "route"}, nil)
 	unaccounted  = prometheus.NewDesc("weir_ledger_unaccounted_events", "What the ledger cannot account for: 0, or something is wrong.", []string{"uplink", "route"}, nil)
 	uplinkOldest = prometheus.NewDesc("weir_uplink_oldest_seconds", "Age of the oldest event that waits for the uplink.", []string{"uplink"}, nil)
 )
@@ -196,7 +198,7 @@ var (
 func (c *uplinkCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- uplinkQueued
 	to <- uplinkOldest
-	for _, d := range []*prometheus.Desc{routeBacklog, accepted, unrouted, routeEvents, routeQueued, unaccounted} {
+	for _, d := range []*prometheus.Desc{routeBacklog, accepted, unrouted, routeEvents, routeQueued, routeDead, replayed, unaccounted} {
 		to <- d
 	}
 }
@@ -227,11 +229,12 @@ func (c *uplinkCollector) Collect(to chan<- prometheus.Metric) {
 		fate("routed", "", a.Routed)
 		fate("delivered", "", a.Delivered)
 		fate("expired", "", a.Expired)
-		fate("dead", "", a.Dead)
 		for reason, n := range a.Dropped {
 			fate("dropped", reason, n)
 		}
 		to <- prometheus.MustNewConstMetric(routeQueued, prometheus.GaugeValue, float64(a.Queued), a.Uplink, a.Route)
+		to <- prometheus.MustNewConstMetric(routeDead, prometheus.GaugeValue, float64(a.Dead), a.Uplink, a.Route)
+		to <- prometheus.MustNewConstMetric(replayed, prometheus.CounterValue, float64(a.Replayed), a.Uplink, a.Route)
 		to <- prometheus.MustNewConstMetric(unaccounted, prometheus.GaugeValue, float64(a.Unaccounted), a.Uplink, a.Route)
 	}
 }

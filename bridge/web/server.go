@@ -52,6 +52,7 @@ type Options struct {
 	Devices func() []Device
 	Uplinks func() []Uplink
 	Ledger  func() (Ledger, error)
+	Ops     Ops
 	Ready   func() error // nil or why the gateway cannot take events yet
 
 	Logger   *slog.Logger
@@ -139,6 +140,7 @@ type LedgerAccount struct {
 	Dropped     map[string]uint64 `json:"dropped"`
 	Dead        uint64            `json:"dead"`
 	Unaccounted int64             `json:"unaccounted"`
+	Replayed    uint64            `json:"replayed"` // the far end took again, of replays; no part of the sum
 }
 
 // Trust says whether a listener's peers have to say who they are.
@@ -254,6 +256,7 @@ func (s *Server) routes(page http.Handler) http.Handler {
 	inside.HandleFunc("GET /api/uplinks", s.apiUplinks)
 	inside.HandleFunc("GET /api/ledger", s.apiLedger)
 	inside.HandleFunc("POST /api/publish", s.apiPublish)
+	s.manage(inside)
 	if s.o.Metrics != nil {
 		inside.Handle("GET /metrics", s.o.Metrics.handler())
 	}

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+
+	"github.com/spf13/cobra"
 )
 
 // socketName is the unix socket in the data directory on which a running gateway
@@ -81,7 +83,12 @@ func (c *client) do(ctx context.Context, method, path string, body any, header h
 
 // get decodes the JSON answer at path into v.
 func (c *client) get(ctx context.Context, path string, v any) error {
-	resp, err := c.do(ctx, http.MethodGet, path, nil, nil)
+	return c.ask(ctx, http.MethodGet, path, nil, v)
+}
+
+// ask sends a request, with body as JSON if it is not nil, and decodes the JSON answer into v.
+func (c *client) ask(ctx context.Context, method, path string, body, v any) error {
+	resp, err := c.do(ctx, method, path, body, nil)
 	if err != nil {
 		return err
 	}
@@ -90,4 +97,12 @@ func (c *client) get(ctx context.Context, path string, v any) error {
 		return fmt.Errorf("read the gateway's answer: %w", err)
 	}
 	return nil
+}
+
+// printJSON prints v for machines.
+func printJSON(cmd *cobra.Command, v any) error {
+	enc := json.NewEncoder(cmd.OutOrStdout())
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -39,9 +38,7 @@ Exit codes: 0 all is accounted for, 1 it is not, or the command failed, 2 usage,
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = enc.Encode(l)
+				err = printJSON(cmd, l)
 			} else {
 				err = printLedger(cmd, l)
 			}
@@ -74,5 +71,13 @@ func printLedger(cmd *cobra.Command, l web.Ledger) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%d\n", r.Uplink, r.Route, r.Routed, r.Delivered, r.Queued, r.Expired, strings.Join(dropped, ", "), r.Dead, r.Unaccounted)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, r := range l.Routes {
+		if r.Replayed > 0 {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s/%s: beside that, %d were sent again by replays\n", r.Uplink, r.Route, r.Replayed)
+		}
+	}
+	return nil
 }

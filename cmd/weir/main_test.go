@@ -22,6 +22,8 @@ func TestScripts(t *testing.T) {
 			mqtt, http := freePort(t), freePort(t)
 			env.Setenv("MQTT", mqtt)
 			env.Setenv("HTTP", http)
+			env.Setenv("FAR", freePort(t)) // for a second gateway
+			env.Setenv("FARHTTP", freePort(t))
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir)
 			return os.WriteFile(filepath.Join(env.WorkDir, "weir.yaml"), []byte(
 				"gateway: {id: test-gw, site: plant1, data_dir: "+filepath.Join(env.WorkDir, "data")+"}\n"+
@@ -29,6 +31,9 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"listening": cmdListening,
+			"expand":    cmdExpand,
+			"wait-for":  cmdWaitFor,
+			"firstid":   cmdFirstID,
 		},
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 	})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -56,6 +57,47 @@ func cmdListening(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("listening: %v", err)
 		}
 	}
+}
+
+// cmdExpand is the script command "expand FILE TO": a copy with $NAME filled in, but not ${…}, which is weir's.
+func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || neg {
+		ts.Fatalf("usage: expand FILE TO")
+	}
+	text := regexp.MustCompile(`\$[A-Z]+`).ReplaceAllStringFunc(ts.ReadFile(args[0]), func(name string) string { return ts.Getenv(name[1:]) })
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
+}
+
+// cmdWaitFor is the script command "wait-for REGEXP COMMAND…": it runs the command until its output matches.
+func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || neg {
+		ts.Fatalf("usage: wait-for REGEXP COMMAND…")
+	}
+	want, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	for end := time.Now().Add(startTimeout); ; {
+		err := ts.Exec(args[1], args[2:]...)
+		out := ts.ReadFile("stdout")
+		if err == nil && want.MatchString(out) {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%q does not come: %v\n%s", args[0], err, out)
+		}
+		time.Sleep(20 * time.Millisecond) // between two looks; the look decides
+	}
+}
+
+// cmdFirstID is the script command "firstid REGEXP": $ID is what its group matches first in stdout.
+func cmdFirstID(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 || neg {
+		ts.Fatalf("usage: firstid REGEXP")
+	}
+	m := regexp.MustCompile(args[0]).FindStringSubmatch(ts.ReadFile("stdout"))
+	if len(m) != 2 {
+		ts.Fatalf("%q does not match", args[0])
+	}
+	ts.Setenv("ID", m[1])
 }
 
 // process is a program that runs beside the test.

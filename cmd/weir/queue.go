@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -21,7 +20,7 @@ journal and in the backlog beside it, how old the oldest is, how many the far en
 acknowledged, and how many dead letters are kept.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
-		Example: "  weir queue\n  weir queue --json",
+		Example: "  weir queue\n  weir queue --json\n  weir queue dead list",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := newClient(o)
@@ -33,9 +32,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(uplinks)
+				return printJSON(cmd, uplinks)
 			}
 			if len(uplinks) == 0 {
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no uplinks are configured")
@@ -63,5 +60,6 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.AddCommand(deadCommand(o))
 	return cmd
 }

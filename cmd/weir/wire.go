@@ -156,6 +156,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Devices:   a.deviceStatus,
 		Uplinks:   a.uplinkStatus,
 		Ledger:    a.ledger,
+		Ops:       a.ops(cfg),
 		Ready:     a.ready,
 		Metrics:   metrics,
 		Observer:  observer,

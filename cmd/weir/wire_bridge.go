@@ -141,7 +141,7 @@ func (a *app) ledger() (web.Ledger, error) {
 	for _, r := range all.Routes {
 		l.Routes = append(l.Routes, web.LedgerAccount{
 			Uplink: r.Uplink, Route: r.Route, Routed: r.Routed, Delivered: r.Delivered, Queued: r.Queued,
-			Expired: r.Expired, Dropped: r.Dropped, Dead: r.Dead, Unaccounted: r.Unaccounted,
+			Expired: r.Expired, Dropped: r.Dropped, Dead: r.Dead, Unaccounted: r.Unaccounted, Replayed: r.Replayed,
 		})
 	}
 	return l, err

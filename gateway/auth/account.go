@@ -2,6 +2,7 @@ package auth
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -82,6 +83,20 @@ func (a *Account) CanRead(topic, clientID string) error {
 	}
 	if r := a.rights(clientID); !r.subscribe.Match(topic) {
 		return a.denied("read", topic, r.subscribe, r.void)
+	}
+	return nil
+}
+
+// CanManage tells whether a may do what concerns the whole gateway, such as sending dead letters again: who
+// may publish and subscribe to everything may.
+func (a *Account) CanManage() error {
+	all := gateway.MustFilter("#")
+	covers := func(f gateway.Filter) bool { return f.Covers(all) }
+	if a.all {
+		return nil
+	}
+	if r := a.rights(""); !slices.ContainsFunc(r.publish, covers) || !slices.ContainsFunc(r.subscribe, covers) {
+		return gateway.Errorf(gateway.ErrDenied, "user %q may not do this: it needs a role that may publish and subscribe to #", a.name)
 	}
 	return nil
 }

@@ -79,6 +79,32 @@ func TestCan(t *testing.T) {
 	}
 }
 
+func TestCanManage(t *testing.T) {
+	for _, c := range []struct {
+		patterns []string
+		want     bool
+	}{
+		{[]string{"#"}, true}, {[]string{"a", "#"}, true}, {[]string{"+/#"}, true},
+		{nil, false}, {[]string{"plant1/#"}, false}, {[]string{"%c/#", "+"}, false},
+	} {
+		if err := account(t, "boiler", c.patterns...).CanManage(); (err == nil) != c.want || err != nil && !errors.Is(err, gateway.ErrDenied) {
+			t.Errorf("%q: %v", c.patterns, err)
+		}
+	}
+	if err := Local().CanManage(); err != nil {
+		t.Error(err)
+	}
+	for _, half := range []Role{{Publish: []string{"#"}}, {Subscribe: []string{"#"}}} {
+		p, err := New(map[string]User{"u": {cheap("x"), "r"}}, map[string]Role{"r": half})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, _ := p.Account("u"); a.CanManage() == nil {
+			t.Errorf("%+v may", half)
+		}
+	}
+}
+
 func TestCanSubscribe(t *testing.T) {
 	tests := []struct {
 		patterns []string

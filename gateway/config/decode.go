@@ -70,7 +70,7 @@ func (d *decoder) value(n *node, v reflect.Value) {
 			*into = Section{node: n, at: n.place}
 		}
 	case *time.Duration:
-		parsed(d, n, into, parseDuration)
+		parsed(d, n, into, ParseDuration)
 	case *Size:
 		parsed(d, n, into, parseSize)
 	case *gateway.Filter:

@@ -281,12 +281,12 @@ func TestUnits(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"0": 0, "500ms": 500 * time.Millisecond, "5s": 5 * time.Second, "10m": 10 * time.Minute, "2h": 2 * time.Hour, "7d": 168 * time.Hour,
 	} {
-		if got, err := parseDuration(text); err != nil || got != want {
+		if got, err := ParseDuration(text); err != nil || got != want {
 			t.Errorf("%s is %v, %v", text, got, err)
 		}
 	}
 	for _, text := range []string{"", "5", "s", "-1s", "1 s", "1us", "1.5h", "1h30m", "1w", "110000d", "1S"} {
-		if got, err := parseDuration(text); err == nil {
+		if got, err := ParseDuration(text); err == nil {
 			t.Errorf("%q is a duration of %v", text, got)
 		}
 	}

@@ -46,7 +46,8 @@ func parseSize(s string) (Size, error) {
 	return Size(n), nil
 }
 
-func parseDuration(s string) (time.Duration, error) {
+// ParseDuration reads a duration as it is written in the config: 500ms, 5s, 10m, 2h, 7d.
+func ParseDuration(s string) (time.Duration, error) {
 	n, ok := parseUnit(s, durationUnits)
 	if !ok {
 		return 0, fmt.Errorf("expected a duration such as 500ms, 5s, 10m, 2h or 7d")

@@ -109,6 +109,10 @@ func openCursor(hub *gateway.Hub, state State, backlog Backlog, lost bool, holde
 		if at, err = ParseCommit(value); err != nil {
 			return nil, Commit{}, fmt.Errorf("cursor of %q: %w", holder, err)
 		}
+		// What is released is not synced. After a crash the backlog has again what was committed.
+		if err := backlog.Release(holder, at.Position.Offset); err != nil {
+			return nil, Commit{}, fmt.Errorf("backlog of %q: %w", holder, err)
+		}
 		from, c.gap = hub.Resume(at.Position)
 		if mark := backlog.Mark(holder); c.gap != nil && mark > at.Position.Offset {
 			// It is older than the journal; the backlog goes on behind it.

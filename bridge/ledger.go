@@ -72,7 +72,7 @@ func (b *Bridge) newLedger(o Options) (*Ledger, error) {
 				l.count.Routed[s.holder] = n + more
 				continue
 			}
-			row, err := p.row(s, next)
+			row, err := p.row(s, func() (uint64, uint64) { return next, 0 })
 			if err != nil {
 				return nil, fmt.Errorf("count for the ledger: %w", err)
 			}
@@ -224,16 +224,16 @@ func (b *Bridge) Accounts() (Accounts, error) {
 	var all Accounts
 	for _, p := range b.pumps {
 		for _, s := range p.routes() {
-			l.mu.Lock()
-			at, routed := l.count.At, l.count.Routed[s.holder]
-			all.Accepted, all.Unrouted = l.count.Accepted, l.count.Unrouted
-			l.mu.Unlock()
-			row, err := p.row(s, at)
+			row, err := p.row(s, func() (at, routed uint64) {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				all.Accepted, all.Unrouted = l.count.Accepted, l.count.Unrouted
+				return l.count.At, l.count.Routed[s.holder]
+			})
 			if err != nil {
 				return all, err
 			}
-			row.Routed = routed
-			row.Unaccounted = int64(routed) - int64(row.settled()) - int64(row.Queued)
+			row.Unaccounted = int64(row.Routed) - int64(row.settled()) - int64(row.Queued)
 			if row.unsure && row.Unaccounted > 0 {
 				row.Dropped["damaged, by difference"] = uint64(row.Unaccounted)
 				row.Unaccounted = 0
@@ -250,9 +250,10 @@ func (b *Bridge) Accounts() (Accounts, error) {
 	return all, nil
 }
 
-// row is what has become of a route's events below offset to, as of its last commit. While it counts
-// nothing is committed, so that what is counted fits.
-func (p *Pump) row(s *source, to uint64) (Account, error) {
+// row is what has become of a route's events, as of its last commit. While it counts nothing is
+// committed, and what was routed, up to which offset, is asked last: so nothing is settled or moved
+// that was not yet routed.
+func (p *Pump) row(s *source, now func() (to, routed uint64)) (Account, error) {
 	p.committing.Lock()
 	defer p.committing.Unlock()
 	p.mu.Lock()
@@ -268,7 +269,8 @@ func (p *Pump) row(s *source, to uint64) (Account, error) {
 	}
 	backlog, err := p.o.Backlog.Count(s.holder)
 	for err == nil {
-		journal := uint64(0)
+		journal, to := uint64(0), uint64(0)
+		to, a.Routed = now()
 		if from := max(c.Position.Offset+1, backlog.Mark); p.o.Count != nil && from < to {
 			if journal, err = p.o.Count(from, to, s.route.Match); err != nil {
 				break

@@ -128,13 +128,20 @@ func appendRecord(b []byte, r *Record) []byte {
 	b = appendString(b, r.Epoch)
 	b = binary.AppendVarint(b, r.Age)
 	b = binary.AppendUvarint(b, r.Key)
-	return appendString(b, r.Body)
+	b = appendString(b, r.Body)
+	if b = binary.AppendUvarint(b, r.Gone.Count); r.Gone.Count > 0 {
+		b = binary.AppendUvarint(b, r.Gone.To)
+	}
+	return b
 }
 
 // decodeRecords takes n records; their bodies are parts of what is decoded.
 func decodeRecords(d *decoder, n uint64) (all []Record, err error) {
 	for range n {
 		r := Record{Offset: d.uvarint(), Epoch: d.string(), Age: d.varint(), Key: d.uvarint(), Body: d.bytes()}
+		if n := d.uvarint(); n > 0 {
+			r.Gone = LostRange{From: r.Offset, To: d.uvarint(), Count: n}
+		}
 		if d.err != nil {
 			return nil, d.err
 		}

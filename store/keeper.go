@@ -216,7 +216,14 @@ func (k *Keeper) move(h Holder, s *segment, next uint64) error {
 		records, bytes = records[:0], 0
 		return err
 	}
-	expected, sure, err := k.j.each(s, from, next, h.Match, func(fr *frame, topic []byte, epoch string) error {
+	lost := uint64(0)
+	hole := func(from, to uint64) {
+		if n, _ := k.j.Missing(from, to, h.Match); n > 0 {
+			records = append(records, Record{Offset: from, Gone: LostRange{From: from, To: to, Count: n}})
+			lost += n
+		}
+	}
+	err := k.j.each(s, from, next, h.Match, hole, func(fr *frame, topic []byte, epoch string) error {
 		key := fnv.New64a()
 		key.Write(topic)
 		records = append(records, Record{
@@ -236,9 +243,7 @@ func (k *Keeper) move(h Holder, s *segment, next uint64) error {
 	}
 	k.mu.Lock()
 	k.moved[h.Name] += found
-	if sure && expected > found {
-		k.lost[h.Name] += expected - found
-	}
+	k.lost[h.Name] += lost
 	k.mu.Unlock()
 	if stat := k.o.Backlogs.Stat(h.Name); stat.Bytes > k.bound(h, stat) {
 		return k.o.Backlogs.Shrink(h.Name, h.Read(), h.Policy, k.bound(h, stat), k.j.Age().Milliseconds())
@@ -255,23 +260,30 @@ func (k *Keeper) bound(h Holder, stat Stat) int64 {
 	return h.MaxBytes
 }
 
-// each calls fn with the frames of s that h needs: Data, of matching topics, from <= offset < next. expected
-// is how many there were when s was sealed, and sure tells whether that is known.
-func (j *Journal) each(s *segment, from, next uint64, want gateway.Matcher, fn func(fr *frame, topic []byte, epoch string) error) (expected uint64, sure bool, err error) {
+// each calls fn with the frames of s that h needs: Data, of matching topics, from <= offset < next, and
+// hole with the ranges between them that cannot be read any more.
+func (j *Journal) each(s *segment, from, next uint64, want gateway.Matcher, hole func(from, to uint64), fn func(fr *frame, topic []byte, epoch string) error) error {
+	damaged := func(to uint64) {
+		j.tellDamaged(gateway.Gap{From: from, To: to, Reason: gateway.GapDamaged})
+		hole(from, to)
+	}
 	v, err := j.view(s, next)
-	if v == nil || err != nil { // nothing of it can be read; readers are told
-		return 0, false, err
+	if err != nil {
+		return err
 	}
-	first, last, count, exact := v.index.span(want)
+	if v == nil { // nothing of it can be read
+		damaged(next)
+		return nil
+	}
+	_, last, count, exact := v.index.span(want)
 	if exact && (count == 0 || last < from) {
-		return 0, true, nil
+		return nil
 	}
-	sure = exact && first >= from
 	r := reading{Journal: j, want: want, memo: map[string]bool{}}
 	var failed error
 	err = j.walk(s, v, lookup(v.places, from), from, next, func(fr *frame, skipped bool) bool {
-		if skipped {
-			j.tellDamaged(gateway.Gap{From: from, To: fr.offset, Reason: gateway.GapDamaged})
+		if to := min(fr.offset, next); skipped && from < to {
+			damaged(to)
 		}
 		if fr.pos < 0 || fr.offset >= next {
 			return false
@@ -283,7 +295,7 @@ func (j *Journal) each(s *segment, from, next uint64, want gateway.Matcher, fn f
 		}
 		return failed == nil
 	})
-	return count, sure, errors.Join(err, failed)
+	return errors.Join(err, failed)
 }
 
 // checkFull finds the routes that refuse new events.

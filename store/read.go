@@ -434,8 +434,8 @@ func (j *Journal) Replay(from uint64, fn func(*gateway.Event) error) error {
 	return nil
 }
 
-// Count is how many released events with from <= offset < to match want. Whole segments are
-// counted by their index.
+// Count is how many released events with from <= offset < to match want, with what is damaged, as far as
+// Missing knows: what was accepted was accepted. Whole segments are counted by their index.
 func (j *Journal) Count(from, to uint64, want gateway.Matcher) (events uint64, err error) {
 	limit := min(j.visible.Load(), to)
 	segs := *j.segs.Load()
@@ -465,7 +465,13 @@ func (j *Journal) Count(from, to uint64, want gateway.Matcher) (events uint64, e
 				continue
 			}
 		}
-		err = j.walk(s, v, lookup(v.places, from), from, limit, func(fr *frame, _ bool) bool {
+		at := max(from, s.first)
+		err = j.walk(s, v, lookup(v.places, from), from, limit, func(fr *frame, skipped bool) bool {
+			if hole := min(fr.offset, limit); skipped && at < hole {
+				n, _ := j.Missing(at, hole, want)
+				events += n
+			}
+			at = fr.offset + 1
 			if fr.pos < 0 || fr.offset >= limit {
 				return false
 			}

@@ -50,6 +50,10 @@ type Record struct {
 	Age    int64  // milliseconds on a clock that never jumps; grows with the offset
 	Key    uint64 // hash of what "latest" and "one a minute" are counted by: the topic
 	Body   []byte // the journal's frame body
+
+	// Gone, if it has a count, makes of this no record, but a range from Offset to Gone.To that damage took
+	// before it could be put. It is for Put only: Read tells of it as Lost.
+	Gone LostRange
 }
 
 // Why a record left without being released.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sort"
 
@@ -80,6 +81,16 @@ func (b *refill) put(p *packer) error {
 	}
 	b.insert = append(b.insert, p.chunk)
 	return to.Set(indexKey(b.h.number, p.chunk), p.encode())
+}
+
+// putGone adds an entry for what damage took. It counts as put and dropped at once.
+func (b *refill) putGone(rec *Record) error {
+	b.ledger.Gen++
+	c := chunk{kind: lost, count: uint32(rec.Gone.Count), first: rec.Offset, last: rec.Gone.To - 1, to: rec.Gone.To, gen: b.ledger.Gen}
+	b.ledger.Put += rec.Gone.Count
+	b.ledger.Dropped[DroppedDamaged] += rec.Gone.Count
+	b.insert = append(b.insert, c)
+	return b.Set(indexKey(b.h.number, c), c.encode())
 }
 
 func setPieces(to setter, number uint32, c chunk, data []byte) error {
@@ -230,6 +241,18 @@ func (r *Reservoir) Put(holder string, upTo uint64, records []Record) error {
 	}
 	for i := range records {
 		rec := &records[i]
+		if rec.Gone.Count > 0 {
+			if !p.empty() {
+				if err := b.put(p); err != nil {
+					return b.failed(err)
+				}
+				p = &packer{}
+			}
+			if err := b.putGone(rec); err != nil {
+				return b.failed(err)
+			}
+			continue
+		}
 		if !p.add(rec) {
 			if err := b.put(p); err != nil {
 				return b.failed(err)
@@ -265,6 +288,8 @@ func checkRecords(holder string, upTo uint64, records []Record) error {
 			return gateway.Errorf(gateway.ErrInvalid, "offset %d after %d", rec.Offset, records[i-1].Offset)
 		case rec.Offset >= upTo:
 			return gateway.Errorf(gateway.ErrInvalid, "offset %d is not below %d", rec.Offset, upTo)
+		case rec.Gone.Count > 0 && (rec.Gone.To <= rec.Offset || rec.Gone.To > upTo || rec.Gone.Count > math.MaxUint32):
+			return gateway.Errorf(gateway.ErrInvalid, "%d events that are gone, from offset %d to %d", rec.Gone.Count, rec.Offset, rec.Gone.To)
 		case len(rec.Epoch) > maxEpoch || len(rec.Body) > maxRecord:
 			return gateway.Errorf(gateway.ErrInvalid, "an epoch of %d and a body of %d bytes; %d and %d are possible", len(rec.Epoch), len(rec.Body), maxEpoch, maxRecord)
 		}

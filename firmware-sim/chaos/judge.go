@@ -84,10 +84,12 @@ func (r *Report) account(h history, check sim.Report) {
 		ids[a.ID] = true
 	}
 	gone := h.final.gone()
-	r.GatewayAccepted, r.Damaged = h.final.Accepted, gone["damaged"]
+	r.GatewayAccepted = h.final.Accepted
 	dropped := uint64(0)
-	for _, n := range gone {
-		dropped += n
+	for reason, n := range gone {
+		if dropped += n; strings.HasPrefix(reason, "damaged") {
+			r.Damaged += n
+		}
 	}
 	r.Unaccounted = int64(h.final.Accepted) - int64(h.final.Unrouted) - int64(h.final.queued()) - int64(dropped) - int64(len(ids))
 	if r.Unaccounted != 0 {
@@ -97,7 +99,7 @@ func (r *Report) account(h history, check sim.Report) {
 	if len(h.offBalance) > 0 && r.Unaccounted == 0 {
 		r.Unaccounted = int64(len(h.offBalance)) // it was, at times
 	}
-	delete(gone, "damaged")
+	maps.DeleteFunc(gone, func(reason string, _ uint64) bool { return strings.HasPrefix(reason, "damaged") })
 	if len(gone) > 0 {
 		r.wrong("the gateway dropped %s, which no fault explains", reasons(gone))
 	}

@@ -39,7 +39,7 @@ func (c *campaign) verbs() (verbs map[string]fault.Verb, skipped map[string]stri
 	lasts("power", c.cutPower, c.restart)
 	verbs["clock"] = c.noted("clock", c.setClock, nil)
 	lasts("plug", func(string) error { return c.pullPlug() }, c.plugIn)
-	lasts("full", func(string) error { return c.disk.fill() }, c.disk.free)
+	lasts("full", func(string) error { c.ledger.MayRefuse(); return c.disk.fill() }, c.disk.free)
 	if c.disk.control == "" {
 		for _, name := range []string{"power", "plug", "clock"} {
 			skipped[name] = "weir is not built for it: go build -tags faults ./cmd/weir"

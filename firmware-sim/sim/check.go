@@ -102,6 +102,9 @@ func (r *Report) String() string {
 		r.Sent, r.Acked, r.Refused, r.Received, r.Arrived, r.Repeats, r.Explained)
 }
 
+// cannotTell is MQTT 5's "implementation specific error".
+const cannotTell = 0x83
+
 // Check holds what arrived at the far end, in order of arrival, against the ledger. It finds:
 //
 //   - Lost: a message that was acknowledged (PUBACK or PUBREC below 0x80, or noted by
@@ -114,9 +117,11 @@ func (r *Report) String() string {
 //   - Inverted: of one topic, the first arrival of a message comes after that of one with a
 //     higher sequence number, or the first arrival of an event after that of one with a
 //     higher offset (the number that ends its id). Repeats are not looked at, nor are second
-//     events for their sequence number: they come late by nature.
+//     events for their sequence number: they come late by nature. So does, after MayRefuse, a message
+//     that was sent again: the first time it may have been refused, and the answer was lost.
 //   - Unknown: the ledger has no such message.
-//   - FalseNay: a message arrived that was sent once and refused.
+//   - FalseNay: a message arrived that was sent once and refused, but not with 0x83, with which a server
+//     says of a write that failed that it cannot tell.
 //
 // It looks only at what it is given, so arrivals of topics that the ledger does not know are
 // to be left out before. The ledger must be at rest.
@@ -147,7 +152,7 @@ func (l *Ledger) Check(received []Received) Report {
 		named[a.ID] = k
 		switch {
 		case len(ids[k]) == 0:
-			if a.Seq < last[a.Topic] {
+			if a.Seq < last[a.Topic] && !(l.mayRefuse && e.Sends > 1) {
 				note(&r.Inverted, "%s %d, arrival %d, after %d; id %s", a.Topic, a.Seq, n, last[a.Topic], a.ID)
 			}
 			last[a.Topic] = max(last[a.Topic], a.Seq)
@@ -174,7 +179,7 @@ func (l *Ledger) Check(received []Received) Report {
 			}
 		case e.Refused():
 			r.Refused++
-			if len(events) > 0 && e.Sends == 1 {
+			if len(events) > 0 && e.Sends == 1 && e.Reason != cannotTell {
 				note(&r.FalseNay, "%s %d, reason 0x%02x, id %s", e.Topic, e.Seq, e.Reason, events[0])
 			}
 		}

@@ -57,11 +57,20 @@ type Ledger struct {
 	entries map[key]*Entry
 	order   []*Entry
 	file    *bufio.Writer
-	err     error
+
+	mayRefuse bool
+	err       error
 }
 
 // NewLedger returns an empty ledger.
 func NewLedger() *Ledger { return &Ledger{entries: map[key]*Entry{}} }
+
+// MayRefuse tells Check that the gateway had reason to refuse messages for a while, such as a full disk.
+func (l *Ledger) MayRefuse() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mayRefuse = true
+}
 
 // Log has the ledger append every change to w: the entry as it then is, as a line of
 // JSON. The last line of an entry counts. Flush before w is closed.

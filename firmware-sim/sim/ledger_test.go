@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// history is a ledger as a story: "s t 1 q1" sends, "S" sends with DUP, "a t 1 00" answers.
+// history is a ledger as a story: "s t 1 q1" sends, "S" sends with DUP, "a t 1 00" answers; "full": it may refuse.
 func history(t *testing.T, lines string) *Ledger {
 	t.Helper()
 	l := NewLedger()
@@ -24,6 +24,10 @@ func tell(t *testing.T, l *Ledger, lines string) {
 		var seq uint64
 		var n byte
 		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		if line == "full" {
+			l.MayRefuse()
 			continue
 		}
 		if _, err := fmt.Sscanf(line, "%s %s %d %x", &what, &topic, &seq, &n); err != nil {
@@ -90,6 +94,11 @@ a u 1 00`
 		{"second events in order", "s t 1 1\nS t 1 1\ns t 2 1\nS t 2 1", "t:1:g/a-1 t:2:g/a-2 t:1:g/b-8 t:2:g/b-9", ""},
 		{"never sent", story, "t:1:e1 t:2:e2 u:1:e3 t:9:e9", "unknown"},
 		{"refused, but stored", "s t 1 1\na t 1 97", "t:1:e1", "falsenay"},
+		{"it could not tell", "s t 1 1\na t 1 83", "t:1:e1", ""},
+		{"sent again and late", "s t 1 1\nS t 1 1\ns t 2 1", "t:2:g/a-1 t:1:g/a-2", "inverted"},
+		{"refused, sent again and late", "full\ns t 1 1\nS t 1 1\ns t 2 1", "t:2:g/a-1 t:1:g/a-2", ""},
+		{"events out of order, refused or not", "full\ns t 1 1\nS t 1 1\ns t 2 1", "t:2:g/a-2 t:1:g/a-1", "inverted"},
+		{"sent once and late", "full\ns t 1 1\ns t 2 1", "t:2:g/a-1 t:1:g/a-2", "inverted"},
 	} {
 		r := history(t, c.story).Check(arrivals(t, c.arrived))
 		var got []string

@@ -31,7 +31,8 @@ type Cursor interface {
 // Commit is what a cursor remembers. Counts are of all time.
 type Commit struct {
 	Position  gateway.Position `json:"-"`
-	At        string           `json:"at"` // Position as text
+	At        string           `json:"at"`              // Position as text
+	Since     uint64           `json:"since,omitempty"` // the offset at which the route began; 0: not known
 	Delivered uint64           `json:"delivered"`
 	Expired   uint64           `json:"expired,omitempty"`
 	Dead      uint64           `json:"dead,omitempty"`    // moved to the dead letters
@@ -126,7 +127,7 @@ func openCursor(hub *gateway.Hub, state State, backlog Backlog, lost bool, holde
 	}
 	c.next.Store(max(from, 1)) // offsets begin at 1
 	if !ok {
-		at = Commit{Position: c.Position()}
+		at = Commit{Position: c.Position(), Since: c.next.Load()}
 		if err := c.Commit(at); err != nil {
 			return nil, Commit{}, err
 		}

@@ -71,8 +71,11 @@ func (r *replay) shown() Replay {
 	return v
 }
 
-// keptReplays is how many that are over are remembered by each uplink.
-const keptReplays = 20
+// Bounds of each uplink: replays that are remembered when they are over, and those that go on at once.
+const (
+	keptReplays = 20
+	maxReplays  = 8
+)
 
 // begin makes a temporary source of c and starts it.
 func (p *Pump) begin(r *replay, route Route, c Cursor) (Replay, error) {
@@ -81,8 +84,12 @@ func (p *Pump) begin(r *replay, route Route, c Cursor) (Replay, error) {
 	if p.reading == nil {
 		return Replay{}, gateway.Errorf(gateway.ErrTransient, "the uplink does not run")
 	}
+	going := 0
 	for _, other := range p.replays {
-		if !r.Dead && !other.Dead && other.Ended.IsZero() {
+		if !other.Ended.IsZero() {
+			continue
+		}
+		if going++; going == maxReplays || !r.Dead && !other.Dead {
 			return Replay{}, gateway.Errorf(gateway.ErrInvalid, "replay %s goes on: wait for its end, or cancel it", other.ID)
 		}
 	}

@@ -97,7 +97,7 @@ func (p *Pump) retry(s *source, offsets []uint64) (Replay, error) {
 		Replay:  Replay{Route: s.route.ID, Dead: true, From: mine[0], To: mine[len(mine)-1] + 1, Events: uint64(len(mine))},
 		settled: c.settled, over: func() { s.dead.sent(mine) },
 	}
-	begun, err := p.begin(r, Route{ID: s.route.ID, Key: s.route.Key}, c)
+	begun, err := p.begin(r, Route{ID: s.route.ID, Key: s.route.Key, Events: s.route.Events, Bytes: s.route.Bytes}, c)
 	if err != nil {
 		s.dead.sent(mine)
 	}

@@ -179,6 +179,42 @@ func TestRetryDead(t *testing.T) {
 		o.account("and again", 10, 10, 0, 0)
 		o.stop()
 	})
+	inOffice(t, "not too many at once", func(t *testing.T, o *office) {
+		o.open()
+		o.add(40, "up/a")
+		settle(5 * time.Second)
+		o.far.FarEnd().Stall()
+		kept, err := letters(o.state, "far")
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun := 0
+		for _, l := range kept {
+			if _, err := o.bridge.RetryDead(bridge.Letters{ID: l.ID}); err == nil {
+				begun++
+			} else if !errors.Is(err, gateway.ErrInvalid) {
+				t.Error(err)
+			}
+		}
+		if begun != 8 {
+			t.Errorf("%d at once", begun)
+		}
+		o.refuses.Store(false)
+		settle(time.Minute)
+		o.far.FarEnd().Heal()
+		settle(time.Minute)
+		for _, l := range kept[8:] {
+			if _, err := o.bridge.RetryDead(bridge.Letters{ID: l.ID}); err != nil {
+				t.Error(err)
+			}
+			settle(2 * time.Second)
+		}
+		o.account("after", 40, 40, 0, 0)
+		if n := len(o.bridge.Replays()); n != 20 {
+			t.Errorf("%d are remembered", n)
+		}
+		o.stop()
+	})
 	inOffice(t, "dropped by hand", func(t *testing.T, o *office) {
 		o.open()
 		o.add(6, "up/a")

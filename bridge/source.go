@@ -23,6 +23,7 @@ type source struct {
 	replay *replay       // nil for a route
 	stop   func()        // ends its reading; nil while it is not read
 
+	began   uint64 // what lies at or below was passed before this process
 	win     window
 	tally   Commit  // up to win.done
 	stored  Commit  // the tally as the cursor has stored it
@@ -38,7 +39,7 @@ type source struct {
 }
 
 func newSource(r Route, c Cursor, at Commit) *source {
-	s := &source{route: r, cursor: c, room: make(chan struct{}, 1), tally: at, stored: at, win: newWindow(r, at.Position)}
+	s := &source{route: r, cursor: c, room: make(chan struct{}, 1), began: at.Position.Offset, tally: at, stored: at, win: newWindow(r, at.Position)}
 	s.events, s.bytes = limiter(r.Events), limiter(r.Bytes)
 	return s
 }

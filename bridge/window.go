@@ -164,6 +164,24 @@ func (w *window) find(e *gateway.Event) *entry {
 	return nil
 }
 
+// sight is an entry as it is at a moment.
+type sight struct {
+	found, sent bool
+	outcome     outcome
+	reason      string
+	event       *gateway.Event
+}
+
+// look tells how the event at offset does, if it is here.
+func (w *window) look(offset uint64) sight {
+	i := sort.Search(len(w.entries), func(i int) bool { return w.entries[i].at.Offset >= offset })
+	if i == len(w.entries) || w.entries[i].at.Offset != offset || w.entries[i].event == nil {
+		return sight{}
+	}
+	e := &w.entries[i]
+	return sight{found: true, sent: w.popped+uint64(i) < w.lanes[e.lane].next, outcome: e.outcome, reason: e.reason, event: e.event}
+}
+
 // poisoned returns the first entry that waits for its dead letter, or nil.
 func (w *window) poisoned() *entry {
 	for i := range w.entries {

@@ -101,6 +101,17 @@ func (e *Event) ID(gatewayID string) string {
 	return gatewayID + "/" + e.Epoch + "-" + strconv.FormatUint(e.Offset, 10)
 }
 
+// ParseID is the position in an id that Event.ID made for gatewayID.
+func ParseID(gatewayID, id string) (Position, error) {
+	rest, ours := strings.CutPrefix(id, gatewayID+"/")
+	epoch, num, ok := strings.Cut(rest, "-")
+	n, err := strconv.ParseUint(num, 10, 64)
+	if !ours || !ok || epoch == "" || err != nil || n > MaxOffset {
+		return Position{}, Errorf(ErrInvalid, "%q is no event's id of this gateway: %s/epoch-offset", id, gatewayID)
+	}
+	return Position{epoch, n}, nil
+}
+
 // Size estimates the memory e occupies, in bytes. Bounds are counted in it.
 func (e *Event) Size() int {
 	n := 256 + len(e.Topic) + len(e.Payload) + len(e.ContentType) + len(e.ResponseTopic) +

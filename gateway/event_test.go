@@ -58,6 +58,18 @@ func TestEventID(t *testing.T) {
 	}
 }
 
+func TestParseID(t *testing.T) {
+	e := Event{Epoch: "e1", Offset: 7}
+	if at, err := ParseID("gw", e.ID("gw")); err != nil || at != e.Position() {
+		t.Error(at, err)
+	}
+	for _, bad := range []string{"", "gw/", "gw/e1", "gw/-7", "gw/e1-", "gw/e1-x", "gw/e1-9007199254740992", "other/e1-7", "e1-7"} {
+		if at, err := ParseID("gw", bad); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: %v, %v", bad, at, err)
+		}
+	}
+}
+
 func TestExpired(t *testing.T) {
 	tests := []struct {
 		expiry, after time.Duration

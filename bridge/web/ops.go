@@ -23,6 +23,9 @@ type Ops struct {
 	// Drill begins a drill, or ends one if length, such as 30m, is empty. Drills is how all uplinks are.
 	Drill  func(uplink, length string) (Drill, error)
 	Drills func() ([]Drill, error)
+
+	// Trace finds out where an event went: the one with an id, or the newest of a topic.
+	Trace func(id, topic string) (Trace, error)
 }
 
 // DeadLetter is an event that a far end refused for ever.
@@ -97,6 +100,40 @@ type DrillRoute struct {
 	Then  string   `json:"then,omitempty"`  // what happens then
 }
 
+// Trace is where an event went.
+type Trace struct {
+	ID       string         `json:"id"`
+	Position string         `json:"position"`
+	Place    string         `json:"place"`           // where it was found, or why it was not
+	Synced   bool           `json:"synced"`          // on stable storage
+	Face     *gateway.Face  `json:"event,omitempty"` // absent if it is nowhere any more; so is the next
+	Received *Received      `json:"received,omitempty"`
+	Routes   []TraceRoute   `json:"routes"` // those that match, as they are configured now
+	Event    *gateway.Event `json:"-"`
+}
+
+// Received is how an event came in.
+type Received struct {
+	Via          string    `json:"via"`
+	Client       string    `json:"client,omitempty"` // or the device
+	User         string    `json:"user,omitempty"`
+	QoS          byte      `json:"qos"`
+	Time         time.Time `json:"time"` // by the wall clock
+	ClockTrusted bool      `json:"clock_trusted"`
+	Age          float64   `json:"age_seconds"` // since then, by the gateway's own clock
+	Boot         uint32    `json:"boot"`
+	Expiry       float64   `json:"expiry_seconds,omitempty"`
+}
+
+// TraceRoute is what has become of it on one route.
+type TraceRoute struct {
+	Uplink string `json:"uplink"`
+	Route  string `json:"route"`
+	Fate   string `json:"fate"`
+	Detail string `json:"detail"`
+	Doubt  string `json:"doubt,omitempty"` // what else it may be
+}
+
 // manage adds the routes of Ops to mux.
 func (s *Server) manage(mux *http.ServeMux) {
 	add := func(pattern string, there bool, handle http.HandlerFunc) {
@@ -124,6 +161,7 @@ func (s *Server) manage(mux *http.ServeMux) {
 			s.answerOr(w, r, begun, err)
 		}
 	})
+	add("GET /api/trace", o.Trace != nil, s.trace)
 	add("GET /api/drill", o.Drills != nil, func(w http.ResponseWriter, r *http.Request) {
 		all, err := o.Drills()
 		s.answerOr(w, r, orEmpty(all), err)
@@ -221,4 +259,21 @@ func (s *Server) deadDrop(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	n, err := s.o.Ops.DropDead(DeadLetters{r.PathValue("id"), q.Get("uplink"), q.Get("route")})
 	s.answerOr(w, r, map[string]int{"dropped": n}, err)
+}
+
+func (s *Server) trace(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	id, topic := q.Get("id"), q.Get("topic")
+	if (id == "") == (topic == "") {
+		problem(w, http.StatusBadRequest, "say which event: id=ID, or topic=TOPIC for its newest")
+		return
+	}
+	t, err := s.o.Ops.Trace(id, topic)
+	if err == nil && t.Event != nil {
+		err = accountOf(r).CanRead(t.Event.Topic, "")
+		face := t.Event.Face(s.o.GatewayID)
+		t.Face = &face
+	}
+	t.Routes = orEmpty(t.Routes)
+	s.answerOr(w, r, t, err)
 }

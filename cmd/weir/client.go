@@ -20,8 +20,9 @@ const socketName = "weir.sock"
 // client speaks HTTP to the running gateway over its unix socket. Whoever may open the
 // socket, the gateway's own user and root, may do everything.
 type client struct {
-	socket string
-	http   http.Client
+	gateway string // its id
+	socket  string
+	http    http.Client
 }
 
 func newClient(o *options) (*client, error) {
@@ -30,7 +31,7 @@ func newClient(o *options) (*client, error) {
 		return nil, err
 	}
 	socket := filepath.Join(cfg.Gateway.DataDir, socketName)
-	return &client{socket: socket, http: http.Client{Transport: &http.Transport{
+	return &client{gateway: cfg.Gateway.ID, socket: socket, http: http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)

@@ -16,6 +16,7 @@ import (
 func (a *app) ops(cfg *config.Config) web.Ops {
 	return web.Ops{
 		Drill:  func(uplink, length string) (web.Drill, error) { return a.drill(cfg, uplink, length) },
+		Trace:  func(id, topic string) (web.Trace, error) { return a.trace(cfg.Gateway.ID, id, topic) },
 		Drills: func() ([]web.Drill, error) { return a.drills(cfg, "") },
 
 		Dead:         a.deadLetters,
@@ -137,4 +138,48 @@ func seconds(d time.Duration) *float64 {
 	}
 	s := d.Seconds()
 	return &s
+}
+
+func (a *app) trace(gatewayID, id, topic string) (web.Trace, error) {
+	at, err := a.traced(gatewayID, id, topic)
+	if err != nil {
+		return web.Trace{}, err
+	}
+	found, err := a.bridge.Trace(at)
+	if err != nil {
+		return web.Trace{}, err
+	}
+	named := gateway.Event{Epoch: at.Epoch, Offset: at.Offset}
+	t := web.Trace{ID: named.ID(gatewayID), Position: at.String(), Place: found.Place, Synced: found.Synced, Event: found.Event}
+	if e := found.Event; e != nil {
+		t.Received = &web.Received{
+			Via: e.Origin.Via, Client: e.Origin.ID, User: e.Origin.User, QoS: e.QoS, Time: e.Accepted.UTC(), ClockTrusted: e.ClockTrusted,
+			Age: max(a.journal.Age()-e.Age, 0).Seconds(), Boot: e.Boot, Expiry: e.Expiry.Seconds(),
+		}
+	}
+	for _, r := range found.Routes {
+		t.Routes = append(t.Routes, web.TraceRoute(r))
+	}
+	return t, nil
+}
+
+// traced is the position of the event with that id, which may be a position, or of the newest of topic.
+func (a *app) traced(gatewayID, id, topic string) (gateway.Position, error) {
+	if id != "" {
+		if at, err := gateway.ParsePosition(id); err == nil {
+			return at, nil
+		}
+		return gateway.ParseID(gatewayID, id)
+	}
+	if err := gateway.ValidateTopic(topic); err != nil {
+		return gateway.Position{}, err
+	}
+	newest, err := a.journal.Last(gateway.Filters{gateway.MustFilter(topic)}, 1)
+	if err == nil && len(newest) == 0 {
+		err = gateway.Errorf(gateway.ErrInvalid, "the journal has no event of topic %q of late", topic)
+	}
+	if err != nil {
+		return gateway.Position{}, err
+	}
+	return newest[0].Position(), nil
 }

@@ -165,9 +165,9 @@ func (p *Pump) traceDone(s *source, offset uint64, e *gateway.Event, c Commit, s
 		doubt(c.Expired, "have expired")
 	}
 	if offset < p.o.Backlog.Mark(s.holder) {
-		dropped := p.o.Backlog.Count(s.holder).Dropped
-		for _, reason := range slices.Sorted(maps.Keys(dropped)) {
-			doubt(dropped[reason], "were dropped in the reservoir: "+reason)
+		backlog, _ := p.o.Backlog.Count(s.holder)
+		for _, reason := range slices.Sorted(maps.Keys(backlog.Dropped)) {
+			doubt(backlog.Dropped[reason], "were dropped in the reservoir: "+reason)
 		}
 	}
 	doubt(s.dead.gone().Dropped, "dead letters were dropped by hand")
@@ -226,9 +226,9 @@ func (p *Pump) traceWaiting(s *source, offset uint64, e *gateway.Event, synced u
 		return TraceRoute{Fate: FateUnknown, Detail: "not in the reservoir: if it went there, it was dropped"}, nil
 	}
 	var reasons []string
-	dropped := p.o.Backlog.Count(s.holder).Dropped
-	for _, reason := range slices.Sorted(maps.Keys(dropped)) {
-		if dropped[reason] > 0 {
+	backlog, _ := p.o.Backlog.Count(s.holder)
+	for _, reason := range slices.Sorted(maps.Keys(backlog.Dropped)) {
+		if backlog.Dropped[reason] > 0 {
 			reasons = append(reasons, reason)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 // that what does not add up is seen.
 //
 //	accepted = routed to some uplink + unrouted
-//	routed   = delivered + queued + expired + dropped{reason} + dead      for each route
+//	routed   = delivered + queued + filtered + expired + dropped{reason} + dead      for each route
 type Ledger struct {
 	state  State
 	routes []Holder
@@ -194,6 +194,7 @@ type Account struct {
 	Routed        uint64
 	Delivered     uint64
 	Queued        uint64 // in the journal and in the backlog
+	Filtered      uint64 // came down this uplink
 	Expired       uint64
 	Dropped       map[string]uint64 // by reason
 	Dead          uint64
@@ -205,7 +206,7 @@ type Account struct {
 }
 
 func (a Account) settled() uint64 {
-	n := a.Delivered + a.Expired + a.Dead
+	n := a.Delivered + a.Filtered + a.Expired + a.Dead
 	for _, d := range a.Dropped {
 		n += d
 	}
@@ -255,7 +256,7 @@ func (p *Pump) row(s *source, to uint64) (Account, error) {
 	p.mu.Lock()
 	c := s.stored
 	p.mu.Unlock()
-	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Expired: c.Expired, Dead: c.Dead, unsure: c.Unsure, Dropped: map[string]uint64{}}
+	a := Account{Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered, Filtered: c.Filtered, Expired: c.Expired, Dead: c.Dead, unsure: c.Unsure, Dropped: map[string]uint64{}}
 	backlog, err := p.o.Backlog.Count(s.holder)
 	for err == nil {
 		journal := uint64(0)

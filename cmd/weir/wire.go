@@ -119,7 +119,12 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	// What the journal releases goes to MQTT subscribers and last values first, then readers
 	// wake, then senders are acknowledged.
 	a.hub = gateway.NewHub(a.journal, a.journal.Next(), a.broker.Deliver, last.Update,
-		func(batch []*gateway.Event) { a.bridge.Ledger().Released(batch) })
+		func(batch []*gateway.Event) {
+			a.bridge.Ledger().Released(batch)
+			if c := a.bridge.Commands(); c != nil {
+				c.Released(batch)
+			}
+		})
 
 	a.devices, err = newDevices(cfg, ingest.Ingest, log, observer)
 	if err != nil {
@@ -129,6 +134,9 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		GatewayID: cfg.Gateway.ID,
 		Uplinks:   cfg.Uplinks,
 		Routes:    cfg.Routes,
+		Downlinks: cfg.Downlinks,
+		Auth:      cfg.Auth,
+		Ingest:    ingest.Ingest,
 		Hub:       a.hub,
 		Count:     a.journal.Count,
 		Missing:   a.journal.Missing,
@@ -155,6 +163,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		MQTT:      a.broker.Connect,
 		Devices:   a.deviceStatus,
 		Uplinks:   a.uplinkStatus,
+		Downlinks: a.downlinkStatus,
 		Ledger:    a.ledger,
 		Ready:     a.ready,
 		Metrics:   metrics,
@@ -184,6 +193,7 @@ func (a *app) Run(ctx context.Context) error {
 		part{"http listener", func(ctx context.Context) error { return a.web.Serve(ctx, a.http, web.Network) }},
 		part{"command socket", func(ctx context.Context) error { return a.web.Serve(ctx, a.command, web.Local) }},
 		part{"devices", a.devices.Run},
+		part{"downlinks", a.bridge.Receive},
 	)
 	<-ctx.Done()
 	a.log.Info("stopping", "reason", context.Cause(ctx))

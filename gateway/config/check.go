@@ -50,6 +50,7 @@ func (c *Config) check(root *node) Errors {
 	k.gateway()
 	k.journal()
 	k.routes()
+	k.downlinks()
 	k.auth()
 	k.listeners() // needs auth
 	return k.errs
@@ -153,6 +154,9 @@ func (k *checker) journal() {
 
 func (k *checker) routes() {
 	used, sure := map[string]bool{}, true
+	for _, d := range k.Downlinks {
+		used[d.Uplink] = true
+	}
 	for _, id := range slices.Sorted(maps.Keys(k.Routes)) {
 		r := k.Routes[id]
 		if len(r.Topics) == 0 {

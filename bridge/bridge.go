@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/auth"
 	"github.com/weir-iot/weir/gateway/config"
 )
 
@@ -33,7 +34,11 @@ type Options struct {
 	GatewayID string
 	Uplinks   map[string]config.Section
 	Routes    map[string]config.Route
-	Hub       *gateway.Hub
+	Downlinks map[string]config.Downlink
+	// Auth and Ingest are for downlinks: who may publish what, and gateway.Gateway.Ingest.
+	Auth   *auth.Policy
+	Ingest func(context.Context, *gateway.Event, func(error)) error
+	Hub    *gateway.Hub
 	// Count says how many released events with from <= offset < to match m.
 	Count func(from, to uint64, m gateway.Matcher) (uint64, error)
 	// Missing says how many events that cannot be read any more matched m, and whether that is sure.
@@ -52,12 +57,14 @@ type Options struct {
 
 // Bridge is all uplinks.
 type Bridge struct {
-	pumps   []*Pump // in order of uplink id
-	holders []Holder
-	ledger  *Ledger
-	hub     *gateway.Hub
-	state   State
-	log     *slog.Logger
+	pumps     []*Pump // in order of uplink id
+	holders   []Holder
+	ledger    *Ledger
+	downlinks []*Downlink // in order of id
+	commands  *Commands   // nil if there are none
+	hub       *gateway.Hub
+	state     State
+	log       *slog.Logger
 }
 
 // Holder is a route as the keeper of the journal sees it.
@@ -82,6 +89,10 @@ func New(o Options) (*Bridge, error) {
 		}
 		routes[r.Uplink] = append(routes[r.Uplink], id)
 	}
+	down := map[string]bool{}
+	for _, d := range o.Downlinks {
+		down[d.Uplink] = true
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -89,12 +100,18 @@ func New(o Options) (*Bridge, error) {
 	var wrong []error
 	for _, uplink := range slices.Sorted(maps.Keys(o.Uplinks)) {
 		ids := routes[uplink]
+		if len(ids) == 0 && down[uplink] { // nothing goes up
+			continue
+		}
 		slices.SortFunc(ids, func(a, b string) int {
 			return cmp.Or(cmp.Compare(o.Routes[b].Weight(), o.Routes[a].Weight()), strings.Compare(a, b))
 		})
 		if err := b.add(o, uplink, ids); err != nil {
 			wrong = append(wrong, err)
 		}
+	}
+	if err := b.newDownlinks(o); err != nil {
+		wrong = append(wrong, err)
 	}
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)

@@ -35,8 +35,10 @@ type Commit struct {
 	Since     uint64           `json:"since,omitempty"` // the offset at which the route began; 0: not known
 	Delivered uint64           `json:"delivered"`
 	Expired   uint64           `json:"expired,omitempty"`
-	Dead      uint64           `json:"dead,omitempty"`    // moved to the dead letters
-	Damaged   uint64           `json:"damaged,omitempty"` // lost to damage of the journal
+	// Filtered came down the uplink that they would have gone up.
+	Filtered uint64 `json:"filtered,omitempty"`
+	Dead     uint64 `json:"dead,omitempty"`    // moved to the dead letters
+	Damaged  uint64 `json:"damaged,omitempty"` // lost to damage of the journal
 	// Unsure says that damage took more than could be counted: the index was gone too.
 	Unsure bool `json:"unsure,omitempty"`
 }

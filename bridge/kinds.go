@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/weir-iot/weir/bridge/amqp"
@@ -24,7 +25,6 @@ func kinds() []kind {
 		{"mqtt", newMQTT},
 		{"nats", newNATS},
 		{"kinesis", newKinesis},
-		{"mqtt", newMQTT},
 		{"webhook", newWebhook},
 	}
 }
@@ -33,6 +33,19 @@ type kind struct {
 	name string
 	// new makes the sink of uplink s.Name(). Errors are placed, or gateway.KeyErrors.
 	new func(s config.Section, d deps) (Sink, error)
+}
+
+// sources is THE list of kinds of uplink that also bring something down.
+func sources() []sourceKind {
+	return []sourceKind{
+		{"mqtt", newMQTTSource},
+	}
+}
+
+type sourceKind struct {
+	name string
+	// new makes the source of a downlink, which asks the far end of uplink s.Name() for topics.
+	new func(s config.Section, gatewayID, downlink string, topics gateway.Filters) (Source, error)
 }
 
 // deps are what a sink gets besides its own section.
@@ -69,6 +82,14 @@ func newMQTT(s config.Section, d deps) (Sink, error) {
 		return nil, err
 	}
 	return mqtt.New(c, d.gatewayID, s.Name(), d.lane, d.age)
+}
+
+func newMQTTSource(s config.Section, gatewayID, downlink string, topics gateway.Filters) (Source, error) {
+	var c mqtt.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return mqtt.NewSource(c, gatewayID, s.Name(), downlink, topics)
 }
 
 func newNATS(s config.Section, d deps) (Sink, error) {
@@ -111,6 +132,23 @@ func newSink(s config.Section, d deps) (kind string, sink Sink, err error) {
 	return "", nil, s.Errorf("sink", "there is no sink %q%s", name, config.Suggest(name, names))
 }
 
+// newDownSource makes the source of a downlink of one uplink's section, and says of what kind that is.
+func newDownSource(s config.Section, gatewayID, downlink string, topics gateway.Filters) (kind string, source Source, err error) {
+	name, err := s.Kind("sink")
+	if err != nil {
+		return "", nil, err
+	}
+	var names []string
+	for _, k := range sources() {
+		if k.name == name {
+			source, err := k.new(s, gatewayID, downlink, topics)
+			return name, source, place(s, err)
+		}
+		names = append(names, k.name)
+	}
+	return "", nil, s.Errorf("sink", "downlink %q: %s uplinks bring nothing down; these do: %s", downlink, name, strings.Join(names, ", "))
+}
+
 // place gives an error that knows its key its place in the file.
 func place(s config.Section, err error) error {
 	var at *gateway.KeyError
@@ -121,11 +159,20 @@ func place(s config.Section, err error) error {
 }
 
 // Check tells every mistake in the uplinks' sections, each with its place. It makes the
-// sinks and throws them away; nothing is connected to.
-func Check(uplinks map[string]config.Section, gatewayID string) error {
+// sinks and sources and throws them away; nothing is connected to.
+func Check(uplinks map[string]config.Section, downlinks map[string]config.Downlink, gatewayID string) error {
 	var wrong []error
 	for _, id := range slices.Sorted(maps.Keys(uplinks)) {
 		if _, _, err := newSink(uplinks[id], deps{gatewayID: gatewayID, key: byTopic}); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	if len(wrong) > 0 { // they would be said again
+		return errors.Join(wrong...)
+	}
+	for _, id := range slices.Sorted(maps.Keys(downlinks)) {
+		d := downlinks[id]
+		if _, _, err := newDownSource(uplinks[d.Uplink], gatewayID, id, d.Topics); err != nil {
 			wrong = append(wrong, err)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 // that what does not add up is seen.
 //
 //	accepted = routed to some uplink + unrouted
-//	routed   = delivered + queued + expired + dropped{reason} + dead      for each route
+//	routed   = delivered + queued + filtered + expired + dropped{reason} + dead      for each route
 type Ledger struct {
 	state  State
 	routes []Holder
@@ -199,6 +199,7 @@ type Account struct {
 	Routed        uint64
 	Delivered     uint64
 	Queued        uint64 // in the journal and in the backlog
+	Filtered      uint64 // came down this uplink
 	Expired       uint64
 	Dropped       map[string]uint64 // by reason
 	Dead          uint64            // dead letters that are kept
@@ -211,7 +212,7 @@ type Account struct {
 }
 
 func (a Account) settled() uint64 {
-	n := a.Delivered + a.Expired + a.Dead
+	n := a.Delivered + a.Filtered + a.Expired + a.Dead
 	for _, d := range a.Dropped {
 		n += d
 	}
@@ -261,7 +262,7 @@ func (p *Pump) row(s *source, now func() (to, routed uint64)) (Account, error) {
 	p.mu.Unlock()
 	raised := s.dead.gone() // of what c counts as dead
 	a := Account{
-		Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered + raised.Delivered, Expired: c.Expired,
+		Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered + raised.Delivered, Filtered: c.Filtered, Expired: c.Expired,
 		Dead: c.Dead - raised.Delivered - raised.Dropped, Dropped: map[string]uint64{}, Replayed: replayed, unsure: c.Unsure,
 	}
 	if raised.Dropped > 0 {

@@ -87,7 +87,7 @@ func NewPump(o PumpOptions) (*Pump, error) {
 	for _, d := range []struct {
 		value *time.Duration
 		unset time.Duration
-	}{{&o.MinPause, 500 * time.Millisecond}, {&o.MaxPause, 30 * time.Second}, {&o.CommitEvery, time.Second}, {&o.DrainTimeout, 3 * time.Second}} {
+	}{{&o.MinPause, minPause}, {&o.MaxPause, maxPause}, {&o.CommitEvery, time.Second}, {&o.DrainTimeout, 3 * time.Second}} {
 		if *d.value == 0 {
 			*d.value = d.unset
 		}
@@ -336,10 +336,18 @@ func (p *Pump) buryOne(s *source) bool {
 	return true
 }
 
+func (p *Pump) pauses() *backoff.ExponentialBackOff { return pauses(p.o.MinPause, p.o.MaxPause) }
+
+// The pauses between connections unless the options say otherwise.
+const (
+	minPause = 500 * time.Millisecond
+	maxPause = 30 * time.Second
+)
+
 // pauses returns a backoff that never gives up.
-func (p *Pump) pauses() *backoff.ExponentialBackOff {
+func pauses(from, to time.Duration) *backoff.ExponentialBackOff {
 	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval = p.o.MinPause, p.o.MaxPause
+	b.InitialInterval, b.MaxInterval = from, to
 	b.RandomizationFactor, b.Multiplier = 0.5, 2
 	b.Reset()
 	return b

@@ -97,6 +97,8 @@ func (s *source) pop() (delivered int) {
 			s.tally.Delivered++
 		case expired:
 			s.tally.Expired++
+		case filtered:
+			s.tally.Filtered++
 		case dead:
 			s.tally.Dead++
 		}
@@ -190,7 +192,7 @@ func (p *Pump) add(s *source, b gateway.Batch, log *slog.Logger) {
 		s.gaps++
 		s.lastGap = b.Gap.String()
 	}
-	s.win.add(gone, b.Events, s.cursor.Position())
+	s.win.add(p.o.Uplink, gone, b.Events, s.cursor.Position())
 	p.pop(s) // places without events are settled at once
 	for _, l := range p.lanes {
 		signal(l.more)

@@ -21,6 +21,7 @@ const (
 	waiting  outcome = iota // not sent, or sent and not answered
 	accepted                // the far end has it
 	expired                 // no longer worth sending
+	filtered                // it came down this uplink, so it does not go up it
 	poison                  // refused for ever; its dead letter is not stored yet
 	dead                    // its dead letter is stored
 )
@@ -39,7 +40,7 @@ type entry struct {
 }
 
 func (e *entry) settled() bool {
-	return e.event == nil || e.outcome == accepted || e.outcome == expired || e.outcome == dead
+	return e.event == nil || e.outcome == accepted || e.outcome == expired || e.outcome == filtered || e.outcome == dead
 }
 
 // window holds, in order, what lies between the first event that is not settled and the
@@ -75,9 +76,9 @@ type lost struct {
 	unsure bool
 }
 
-// add appends what the cursor returned; end is the place it has passed. What was lost lies before
-// the events.
-func (w *window) add(l lost, events []*gateway.Event, end gateway.Position) {
+// add appends what the cursor returned for uplink; end is the place it has passed. What was lost lies
+// before the events.
+func (w *window) add(uplink string, l lost, events []*gateway.Event, end gateway.Position) {
 	last := w.done
 	if n := len(w.entries); n > 0 {
 		last = w.entries[n-1].at
@@ -86,7 +87,11 @@ func (w *window) add(l lost, events []*gateway.Event, end gateway.Position) {
 		w.entries = append(w.entries, entry{lost: l, at: last})
 	}
 	for _, e := range events {
-		w.entries = append(w.entries, entry{event: e, at: e.Position(), lane: w.laneOf(e)})
+		added := entry{event: e, at: e.Position(), lane: w.laneOf(e)}
+		if cameDown(e, uplink) {
+			added.outcome = filtered
+		}
+		w.entries = append(w.entries, added)
 		w.bytes += e.Size()
 		last = e.Position()
 	}

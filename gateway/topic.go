@@ -136,6 +136,28 @@ func (f Filter) Covers(g Filter) bool {
 	}
 }
 
+// Overlaps tells whether there is a topic that both f and g match, the rule about $ left aside.
+func (f Filter) Overlaps(g Filter) bool {
+	a, b := f.s, g.s
+	for {
+		al, arest, amore := strings.Cut(a, "/")
+		bl, brest, bmore := strings.Cut(b, "/")
+		switch {
+		case al == "#" || bl == "#":
+			return true
+		case al != bl && al != "+" && bl != "+":
+			return false
+		case !amore && !bmore:
+			return true
+		case !amore:
+			return brest == "#"
+		case !bmore:
+			return arest == "#"
+		}
+		a, b = arest, brest
+	}
+}
+
 // Matcher chooses topics: which events a reader wants. Filters is one.
 type Matcher interface {
 	// Match is asked for topic names; the answer for a topic never changes.

@@ -21,9 +21,16 @@ var (
 
 // codec is one version of the protocol.
 type codec interface {
-	connect(to *bytes.Buffer, c *Config) error
+	// connect says hello as c; for a source, with a session that outlasts the connection.
+	connect(to *bytes.Buffer, c *Config, source bool) error
 	// publish fails with gateway.ErrInvalid if the version has no way to say m.
 	publish(to *bytes.Buffer, packetID uint16, m *message, age time.Duration) error
+	// subscribe asks for filters at QoS 1; those that stand already do not bring their retained messages again.
+	subscribe(to *bytes.Buffer, packetID uint16, filters []string) error
+	// puback says of a message that it is stored, or why it never will be.
+	puback(to *bytes.Buffer, packetID uint16, why error) error
+	// most is how large a message may be that read takes.
+	most() int
 	read(from *bufio.Reader) (answer, error)
 }
 
@@ -36,11 +43,12 @@ type flight struct {
 
 // link is one connection. All but read belongs to the goroutine of run.
 type link struct {
-	s    *Sink
-	conn net.Conn
-	r    *bufio.Reader
-	w    *bufio.Writer
-	buf  bytes.Buffer
+	s      *Sink
+	conn   net.Conn
+	source bool // it is the far end that publishes
+	r      *bufio.Reader
+	w      *bufio.Writer
+	buf    bytes.Buffer
 
 	limits   limits
 	lasts    time.Duration // until the account has to be shown anew; 0: for ever
@@ -70,7 +78,7 @@ func newLink(s *Sink, conn net.Conn) *link {
 func (l *link) connect(c Config, lasts time.Duration, deadline time.Time) error {
 	l.lasts = lasts
 	l.buf.Reset()
-	if err := l.s.codec.connect(&l.buf, &c); err != nil {
+	if err := l.s.codec.connect(&l.buf, &c, l.source); err != nil {
 		return err
 	}
 	if err := l.flush(l.buf.Bytes()); err != nil {
@@ -89,7 +97,7 @@ func (l *link) connect(c Config, lasts time.Duration, deadline time.Time) error 
 		return fmt.Errorf("got packet type %d instead of a CONNACK", a.kind)
 	case a.err != nil:
 		return fmt.Errorf("the far end refused the connection: %w", a.err)
-	case a.limits.noQoS1:
+	case a.limits.noQoS1 && !l.source:
 		return errors.New("the far end takes QoS 0 only, and that has no acknowledgement")
 	}
 	l.limits = a.limits
@@ -118,10 +126,7 @@ func (l *link) run(ctx context.Context, events <-chan *gateway.Event, done func(
 		}
 	}()
 
-	keepAlive := l.s.c.KeepAlive
-	if l.limits.keepAlive > 0 {
-		keepAlive = min(keepAlive, l.limits.keepAlive)
-	}
+	keepAlive := l.keepAlive()
 	tick := time.NewTicker(min(keepAlive, l.s.c.AckTimeout) / 4)
 	defer tick.Stop()
 	now := time.Now()
@@ -199,6 +204,14 @@ func (l *link) run(ctx context.Context, events <-chan *gateway.Event, done func(
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// keepAlive is the config's, or what the far end wants if that is less.
+func (l *link) keepAlive() time.Duration {
+	if l.limits.keepAlive > 0 {
+		return min(l.s.c.KeepAlive, l.limits.keepAlive)
+	}
+	return l.s.c.KeepAlive
 }
 
 // errRenew ends a connection in order: the pump makes the next one.

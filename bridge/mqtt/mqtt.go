@@ -1,6 +1,9 @@
 // Package mqtt is the sink for an MQTT broker: version 5 (the default) and 3.1.1, over TCP, TLS or
 // WebSocket.
 //
+// The same section also serves downlinks: a [Source] subscribes in a session of its own that outlasts
+// its connections; see source.go.
+//
 // Of the two paho modules only the packet codecs are used, not the clients: these keep
 // their own store of unacknowledged publishes and send it again when they like, while here
 // the pump is the one layer that retries. What is left for a publisher is small: one
@@ -20,6 +23,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -215,23 +219,37 @@ func (s *Sink) CertificateExpiry() time.Time { return s.dialer.CertificateExpiry
 
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {
+	return s.with(ctx, 0, newLink, func(l *link) error {
+		up()
+		return l.run(ctx, events, done)
+	})
+}
+
+// with runs fn on a connection that has said hello. When ctx ends, what fn reads or writes then
+// ends after grace.
+func (s *Sink) with(ctx context.Context, grace time.Duration, makeLink func(*Sink, net.Conn) *link, fn func(*link) error) error {
 	deadline := time.Now().Add(s.dialer.Timeout())
 	raw, err := s.dialer.Dial(ctx, s.at.address)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", s.at.address, err)
 	}
 	defer raw.Close()
-	defer context.AfterFunc(ctx, func() { raw.Close() })() // ends a read or a write that does not get on
+	defer context.AfterFunc(ctx, func() {
+		if grace > 0 {
+			time.AfterFunc(grace, func() { raw.Close() })
+			return
+		}
+		raw.Close()
+	})()
 	conn := raw
 	if s.at.path != "" {
 		conn, err = s.openWebSocket(raw, deadline)
 	}
 	if err == nil {
-		l := newLink(s, conn)
+		l := makeLink(s, conn)
 		c, lasts := s.hello(time.Now())
 		if err = l.connect(c, lasts, deadline); err == nil {
-			up()
-			err = l.run(ctx, events, done)
+			err = fn(l)
 		}
 	}
 	if err != nil && ctx.Err() != nil {

@@ -1,16 +1,21 @@
 package mqtt
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/weir-iot/weir/gateway"
 )
 
-// maxAnswer bounds a packet from the far end: nothing is subscribed to, so only CONNACK and
-// DISCONNECT have any size at all.
-const maxAnswer = 64 << 10
+// What a packet from the far end may have of bytes. A sink subscribes to nothing, so only CONNACK and
+// DISCONNECT have any size at all. Of a message a gateway takes no more payload than so much.
+const (
+	maxAnswer  = 64 << 10
+	maxMessage = gateway.MaxPayload + 128<<10
+	maxPacket  = 268_435_455 // §2.1.4
+)
 
 // answer is a packet from the far end.
 type answer struct {
@@ -18,11 +23,15 @@ type answer struct {
 	packetID uint16
 	err      error // PUBACK, CONNACK: the refusal; DISCONNECT: why
 	limits   limits
+	event    *gateway.Event // PUBLISH: the message
+	granted  []byte         // SUBACK: a code for each filter
 }
 
 const (
 	connack    = 2
+	publish    = 3
 	puback     = 4
+	suback     = 9
 	pingresp   = 13
 	disconnack = 14 // DISCONNECT from the far end, version 5
 )
@@ -59,7 +68,7 @@ func (l *link) read() (a answer, err error) {
 			err = fmt.Errorf("the far end sent a malformed packet: %v", p)
 		}
 	}()
-	if err := checkHeader(l.r); err != nil {
+	if err := l.checkHeader(); err != nil {
 		return answer{}, closed(err)
 	}
 	a, err = l.s.codec.read(l.r)
@@ -75,22 +84,26 @@ func closed(err error) error {
 
 // checkHeader looks at the fixed header (§2.1) before a codec sees it: the codecs allocate
 // what it says, and know packets that have no business here.
-func checkHeader(r *bufio.Reader) error {
+func (l *link) checkHeader() error {
 	size := 0
 	for n := 2; n <= 5; n++ {
-		head, err := r.Peek(n)
+		head, err := l.r.Peek(n)
 		if err != nil {
 			return err
 		}
-		switch kind := head[0] >> 4; kind {
-		case connack, puback, pingresp, disconnack:
+		most := maxAnswer
+		switch kind := head[0] >> 4; {
+		case kind == connack || kind == puback || kind == pingresp || kind == disconnack:
+		case l.source && kind == suback:
+		case l.source && kind == publish:
+			most = l.s.codec.most()
 		default:
 			return fmt.Errorf("the far end sent a packet of type %d, which makes no sense here", kind)
 		}
 		size |= int(head[n-1]&0x7f) << (7 * (n - 2))
 		if head[n-1] < 0x80 {
-			if size > maxAnswer {
-				return fmt.Errorf("the far end sent a packet of %d bytes; at most %d make sense here", size, maxAnswer)
+			if size > most {
+				return fmt.Errorf("the far end sent a packet of %d bytes; at most %d make sense here", size, most)
 			}
 			return nil
 		}

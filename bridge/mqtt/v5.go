@@ -21,7 +21,7 @@ const idProperty = "weir-id"
 // v5 is MQTT 5.
 type v5 struct{}
 
-func (v5) connect(to *bytes.Buffer, c *Config) error {
+func (v5) connect(to *bytes.Buffer, c *Config, source bool) error {
 	size := uint32(maxAnswer)
 	p := packets.Connect{
 		ProtocolName: "MQTT", ProtocolVersion: 5,
@@ -34,8 +34,50 @@ func (v5) connect(to *bytes.Buffer, c *Config) error {
 		PasswordFlag: c.Password != "",
 		Properties:   &packets.Properties{MaximumPacketSize: &size},
 	}
+	if source {
+		size, p.CleanStart = maxMessage, false
+		window, expiry := uint16(c.Window), uint32(sessionExpiry/time.Second)
+		p.Properties.ReceiveMaximum, p.Properties.SessionExpiryInterval = &window, &expiry
+	}
 	_, err := p.WriteTo(to)
 	return err
+}
+
+func (v5) subscribe(to *bytes.Buffer, packetID uint16, filters []string) error {
+	p := packets.Subscribe{PacketID: packetID, Properties: &packets.Properties{}}
+	for _, f := range filters {
+		p.Subscriptions = append(p.Subscriptions, packets.SubOptions{Topic: f, QoS: 1, RetainHandling: packets.RetainSendOnSubscribeIfNew})
+	}
+	_, err := p.WriteTo(to)
+	return err
+}
+
+func (v5) puback(to *bytes.Buffer, packetID uint16, why error) error {
+	p := packets.Puback{PacketID: packetID, Properties: &packets.Properties{}}
+	switch { // the text is for our own log: it tells what the account may do
+	case errors.Is(why, gateway.ErrDenied):
+		p.ReasonCode = packets.PubackNotAuthorized
+	case why != nil:
+		p.ReasonCode = packets.PubackImplementationSpecificError
+	}
+	_, err := p.WriteTo(to)
+	return err
+}
+
+// event is a message as the far end sent it (§3.3.2.3).
+func (v5) event(p *packets.Publish) *gateway.Event {
+	props := p.Properties
+	e := &gateway.Event{
+		Topic: p.Topic, Payload: p.Payload, QoS: p.QoS, Retain: p.Retain, UTF8: props.PayloadFormat != nil && *props.PayloadFormat == 1,
+		ContentType: props.ContentType, ResponseTopic: props.ResponseTopic, CorrelationData: props.CorrelationData,
+	}
+	if props.MessageExpiry != nil {
+		e.Expiry = max(time.Duration(*props.MessageExpiry)*time.Second, time.Second) // 0 is none to an event
+	}
+	for _, u := range props.User {
+		e.UserProperties = append(e.UserProperties, gateway.UserProperty{Key: u.Key, Value: u.Value})
+	}
+	return e
 }
 
 func (v5) publish(to *bytes.Buffer, packetID uint16, m *message, age time.Duration) error {
@@ -105,7 +147,9 @@ func checkText(s string) error {
 	return nil
 }
 
-func (v5) read(from *bufio.Reader) (answer, error) {
+func (v5) most() int { return maxMessage } // connect said so
+
+func (v v5) read(from *bufio.Reader) (answer, error) {
 	cp, err := packets.ReadPacket(from)
 	if err != nil {
 		return answer{}, err
@@ -119,6 +163,10 @@ func (v5) read(from *bufio.Reader) (answer, error) {
 		return a, nil
 	case *packets.Puback:
 		return answer{kind: puback, packetID: p.PacketID, err: refusal(p)}, nil
+	case *packets.Publish:
+		return answer{kind: publish, packetID: p.PacketID, event: v.event(p)}, nil
+	case *packets.Suback:
+		return answer{kind: suback, packetID: p.PacketID, granted: p.Reasons}, nil
 	case *packets.Pingresp:
 		return answer{kind: pingresp}, nil
 	case *packets.Disconnect:

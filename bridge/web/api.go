@@ -130,6 +130,10 @@ func (s *Server) apiUplinks(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, r, orEmpty(s.o.Uplinks()))
 }
 
+func (s *Server) apiDownlinks(w http.ResponseWriter, r *http.Request) {
+	s.answer(w, r, orEmpty(s.o.Downlinks()))
+}
+
 func (s *Server) apiLedger(w http.ResponseWriter, r *http.Request) {
 	l, err := s.o.Ledger()
 	if err != nil {

@@ -178,26 +178,31 @@ func oneIf(b bool) float64 {
 
 // uplinkCollector shows what only the bridge knows at the moment of a scrape.
 type uplinkCollector struct {
-	uplinks func() []Uplink
-	ledger  func() (Ledger, error)
+	uplinks   func() []Uplink
+	downlinks func() []Downlink
+	ledger    func() (Ledger, error)
 }
 
 var (
-	uplinkQueued = prometheus.NewDesc("weir_uplink_queued_events", "Events that wait for the uplink.", []string{"uplink"}, nil)
-	routeBacklog = prometheus.NewDesc("weir_route_backlog_bytes", "Bytes of the route's backlog in the reservoir.", []string{"uplink", "route"}, nil)
-	accepted     = prometheus.NewDesc("weir_ledger_accepted_total", "Events that were accepted, of all time.", nil, nil)
-	unrouted     = prometheus.NewDesc("weir_ledger_unrouted_total", "Accepted events that no route matches.", nil, nil)
-	routeEvents  = prometheus.NewDesc("weir_ledger_events_total", "What has become of the events that were due to a route: routed, delivered, expired, or dropped for a reason.", []string{"uplink", "route", "fate", "reason"}, nil)
-	routeQueued  = prometheus.NewDesc("weir_ledger_queued_events", "Events that a route is not done with.", []string{"uplink", "route"}, nil)
-	routeDead    = prometheus.NewDesc("weir_ledger_dead_events", "Dead letters of a route: what the far end refused for ever and nobody sent again or dropped.", []string{"uplink", "route"}, nil)
-	replayed     = prometheus.NewDesc("weir_ledger_replayed_total", "Events of a route that the far end took again, of replays.", []string{"uplink", "route"}, nil)
-	unaccounted  = prometheus.NewDesc("weir_ledger_unaccounted_events", "What the ledger cannot account for: 0, or something is wrong.", []string{"uplink", "route"}, nil)
-	uplinkOldest = prometheus.NewDesc("weir_uplink_oldest_seconds", "Age of the oldest event that waits for the uplink.", []string{"uplink"}, nil)
+	uplinkQueued     = prometheus.NewDesc("weir_uplink_queued_events", "Events that wait for the uplink.", []string{"uplink"}, nil)
+	routeBacklog     = prometheus.NewDesc("weir_route_backlog_bytes", "Bytes of the route's backlog in the reservoir.", []string{"uplink", "route"}, nil)
+	accepted         = prometheus.NewDesc("weir_ledger_accepted_total", "Events that were accepted, of all time.", nil, nil)
+	unrouted         = prometheus.NewDesc("weir_ledger_unrouted_total", "Accepted events that no route matches.", nil, nil)
+	routeEvents      = prometheus.NewDesc("weir_ledger_events_total", "What has become of the events that were due to a route: routed, delivered, filtered, expired, or dropped for a reason.", []string{"uplink", "route", "fate", "reason"}, nil)
+	routeQueued      = prometheus.NewDesc("weir_ledger_queued_events", "Events that a route is not done with.", []string{"uplink", "route"}, nil)
+	routeDead        = prometheus.NewDesc("weir_ledger_dead_events", "Dead letters of a route: what the far end refused for ever and nobody sent again or dropped.", []string{"uplink", "route"}, nil)
+	replayed         = prometheus.NewDesc("weir_ledger_replayed_total", "Events of a route that the far end took again, of replays.", []string{"uplink", "route"}, nil)
+	unaccounted      = prometheus.NewDesc("weir_ledger_unaccounted_events", "What the ledger cannot account for: 0, or something is wrong.", []string{"uplink", "route"}, nil)
+	uplinkOldest     = prometheus.NewDesc("weir_uplink_oldest_seconds", "Age of the oldest event that waits for the uplink.", []string{"uplink"}, nil)
+	downlinkUp       = prometheus.NewDesc("weir_downlink_up", "1 if the far end sends what it has for the downlink.", []string{"downlink"}, nil)
+	downlinkMessages = prometheus.NewDesc("weir_downlink_messages_total", "Messages of the far end: stored, repeated, denied, invalid, own, or failed.", []string{"downlink", "fate"}, nil)
 )
 
 func (c *uplinkCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- uplinkQueued
 	to <- uplinkOldest
+	to <- downlinkUp
+	to <- downlinkMessages
 	for _, d := range []*prometheus.Desc{routeBacklog, accepted, unrouted, routeEvents, routeQueued, routeDead, replayed, unaccounted} {
 		to <- d
 	}
@@ -215,6 +220,14 @@ func (c *uplinkCollector) Collect(to chan<- prometheus.Metric) {
 			to <- prometheus.MustNewConstMetric(routeBacklog, prometheus.GaugeValue, float64(r.BacklogBytes), u.Name, r.Name)
 		}
 	}
+	for _, d := range c.downlinks() {
+		to <- prometheus.MustNewConstMetric(downlinkUp, prometheus.GaugeValue, oneIf(d.Up), d.Name)
+		for fate, n := range map[string]uint64{
+			"stored": d.Stored, "repeated": d.Repeated, "denied": d.Denied, "invalid": d.Invalid, "own": d.Own, "failed": d.Failed,
+		} {
+			to <- prometheus.MustNewConstMetric(downlinkMessages, prometheus.CounterValue, float64(n), d.Name, fate)
+		}
+	}
 	l, err := c.ledger()
 	if err != nil {
 		to <- prometheus.NewInvalidMetric(accepted, err)
@@ -228,6 +241,7 @@ func (c *uplinkCollector) Collect(to chan<- prometheus.Metric) {
 		}
 		fate("routed", "", a.Routed)
 		fate("delivered", "", a.Delivered)
+		fate("filtered", "", a.Filtered)
 		fate("expired", "", a.Expired)
 		for reason, n := range a.Dropped {
 			fate("dropped", reason, n)

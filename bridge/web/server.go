@@ -48,12 +48,13 @@ type Options struct {
 	Origins []string
 
 	// MQTT serves one MQTT connection and returns when it has ended. Nil: no /mqtt.
-	MQTT    func(context.Context, net.Conn)
-	Devices func() []Device
-	Uplinks func() []Uplink
-	Ledger  func() (Ledger, error)
-	Ops     Ops
-	Ready   func() error // nil or why the gateway cannot take events yet
+	MQTT      func(context.Context, net.Conn)
+	Devices   func() []Device
+	Uplinks   func() []Uplink
+	Downlinks func() []Downlink
+	Ledger    func() (Ledger, error)
+	Ops       Ops
+	Ready     func() error // nil or why the gateway cannot take events yet
 
 	Logger   *slog.Logger
 	Observer gateway.Observer
@@ -121,6 +122,23 @@ type UplinkRoute struct {
 	Problem      string            `json:"problem,omitempty"` // why nothing can be read now, or what was last found missing
 }
 
+// Downlink is what the bridge says of one downlink. Counts are of messages since the start.
+type Downlink struct {
+	Name     string    `json:"downlink"`
+	Uplink   string    `json:"uplink"`
+	Sink     string    `json:"sink"` // the uplink's kind
+	Up       bool      `json:"up"`
+	Reason   string    `json:"reason,omitempty"` // why it is not up
+	Since    time.Time `json:"since,omitzero"`
+	Last     time.Time `json:"last,omitzero"` // when a message came
+	Stored   uint64    `json:"stored"`
+	Repeated uint64    `json:"repeated"` // known already, by their id
+	Denied   uint64    `json:"denied"`   // the account may not publish there
+	Invalid  uint64    `json:"invalid"`  // no valid topic here, or too large
+	Own      uint64    `json:"own"`      // were sent by this gateway
+	Failed   uint64    `json:"failed"`   // could not be stored then; they come again
+}
+
 // Ledger is the account of everything that was accepted.
 type Ledger struct {
 	Accepted    uint64          `json:"accepted"`
@@ -136,6 +154,7 @@ type LedgerAccount struct {
 	Routed      uint64            `json:"routed"`
 	Delivered   uint64            `json:"delivered"`
 	Queued      uint64            `json:"queued"`
+	Filtered    uint64            `json:"filtered"` // came down this uplink
 	Expired     uint64            `json:"expired"`
 	Dropped     map[string]uint64 `json:"dropped"`
 	Dead        uint64            `json:"dead"`
@@ -198,6 +217,9 @@ func New(o Options) (*Server, error) {
 	if o.Uplinks == nil {
 		o.Uplinks = func() []Uplink { return nil }
 	}
+	if o.Downlinks == nil {
+		o.Downlinks = func() []Downlink { return nil }
+	}
 	if o.Ledger == nil {
 		o.Ledger = func() (Ledger, error) { return Ledger{}, nil }
 	}
@@ -229,7 +251,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	if o.Metrics != nil {
-		o.Metrics.registry.MustRegister(&uplinkCollector{o.Uplinks, o.Ledger})
+		o.Metrics.registry.MustRegister(&uplinkCollector{o.Uplinks, o.Downlinks, o.Ledger})
 	}
 	s.handler = s.routes(page)
 	return s, nil
@@ -254,6 +276,7 @@ func (s *Server) routes(page http.Handler) http.Handler {
 	inside.HandleFunc("GET /api/history", s.apiHistory)
 	inside.HandleFunc("GET /api/devices", s.apiDevices)
 	inside.HandleFunc("GET /api/uplinks", s.apiUplinks)
+	inside.HandleFunc("GET /api/downlinks", s.apiDownlinks)
 	inside.HandleFunc("GET /api/ledger", s.apiLedger)
 	inside.HandleFunc("POST /api/publish", s.apiPublish)
 	s.manage(inside)

@@ -19,10 +19,11 @@ func ledgerCommand(o *options) *cobra.Command {
 		Short: "Account for every event that was accepted",
 		Long: `Show what has become of everything that was ever accepted: for each route
 
-  routed = delivered + queued + expired + dropped + dead
+  routed = delivered + queued + filtered + expired + dropped + dead
 
-Each number is counted where it happens, and none is derived from the others. UNACCOUNTED is
-what does not add up: 0, or something is wrong, and then the exit code is 1.
+FILTERED came down the same uplink and does not go up again. Each number is counted where it
+happens, and none is derived from the others. UNACCOUNTED is what does not add up: 0, or something is
+wrong, and then the exit code is 1.
 
 Exit codes: 0 all is accounted for, 1 it is not, or the command failed, 2 usage, 3 config invalid,
 4 gateway not reachable.`,
@@ -58,7 +59,7 @@ func printLedger(cmd *cobra.Command, l web.Ledger) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "UPLINK\tROUTE\tROUTED\tDELIVERED\tQUEUED\tEXPIRED\tDROPPED\tDEAD\tUNACCOUNTED")
+	fmt.Fprintln(w, "UPLINK\tROUTE\tROUTED\tDELIVERED\tQUEUED\tFILTERED\tEXPIRED\tDROPPED\tDEAD\tUNACCOUNTED")
 	for _, r := range l.Routes {
 		dropped := []string{}
 		for _, reason := range slices.Sorted(maps.Keys(r.Dropped)) {
@@ -69,7 +70,7 @@ func printLedger(cmd *cobra.Command, l web.Ledger) error {
 		if len(dropped) == 0 {
 			dropped = []string{"0"}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%d\n", r.Uplink, r.Route, r.Routed, r.Delivered, r.Queued, r.Expired, strings.Join(dropped, ", "), r.Dead, r.Unaccounted)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\t%d\t%d\n", r.Uplink, r.Route, r.Routed, r.Delivered, r.Queued, r.Filtered, r.Expired, strings.Join(dropped, ", "), r.Dead, r.Unaccounted)
 	}
 	if err := w.Flush(); err != nil {
 		return err

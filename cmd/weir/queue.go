@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"text/tabwriter"
 	"time"
 
@@ -14,10 +15,12 @@ func queueCommand(o *options) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "queue",
-		Short: "Show what waits for each uplink",
+		Short: "Show what waits for each uplink, and what came down",
 		Long: `Show, for each uplink and route, whether the far end is reached, how many events wait in the
 journal and in the backlog beside it, how old the oldest is, how many the far end has
-acknowledged, and how many dead letters are kept.
+acknowledged, and how many dead letters are kept. Then, for each downlink, what has become of
+the messages that came since the start: DENIED are those that its user may not publish,
+OWN those that this gateway had sent itself.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
 		Example: "  weir queue\n  weir queue --json\n  weir queue dead list",
@@ -31,30 +34,24 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 			if err := c.get(cmd.Context(), "/api/uplinks", &uplinks); err != nil {
 				return err
 			}
-			if asJSON {
-				return printJSON(cmd, uplinks)
+			var downlinks []web.Downlink
+			if err := c.get(cmd.Context(), "/api/downlinks", &downlinks); err != nil {
+				return err
 			}
-			if len(uplinks) == 0 {
+			if asJSON {
+				return printJSON(cmd, map[string]any{"uplinks": uplinks, "downlinks": downlinks})
+			}
+			if len(uplinks)+len(downlinks) == 0 {
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no uplinks are configured")
 				return err
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "UPLINK\tROUTE\tSINK\tSTATE\tJOURNAL\tBACKLOG\tOLDEST\tDELIVERED\tDEAD\tREASON")
-			for _, u := range uplinks {
-				state := "up"
-				if !u.Up {
-					state = "down"
+			printUplinks(w, uplinks)
+			if len(downlinks) > 0 {
+				if len(uplinks) > 0 {
+					fmt.Fprintln(w)
 				}
-				for _, r := range u.Routes {
-					oldest, reason := "-", u.Reason
-					if r.OldestAge > 0 {
-						oldest = (time.Duration(r.OldestAge) * time.Second).String()
-					}
-					if r.Problem != "" {
-						reason = r.Problem
-					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%d\t%d\t%s\n", u.Name, r.Name, u.Sink, state, r.Journal, r.Backlog, oldest, r.Delivered, r.Dead, reason)
-				}
+				printDownlinks(w, downlinks)
 			}
 			return w.Flush()
 		},
@@ -62,4 +59,38 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.AddCommand(deadCommand(o))
 	return cmd
+}
+
+func printUplinks(w io.Writer, uplinks []web.Uplink) {
+	if len(uplinks) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "UPLINK\tROUTE\tSINK\tSTATE\tJOURNAL\tBACKLOG\tOLDEST\tDELIVERED\tDEAD\tREASON")
+	for _, u := range uplinks {
+		for _, r := range u.Routes {
+			oldest, reason := "-", u.Reason
+			if r.OldestAge > 0 {
+				oldest = (time.Duration(r.OldestAge) * time.Second).String()
+			}
+			if r.Problem != "" {
+				reason = r.Problem
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%d\t%d\t%s\n", u.Name, r.Name, u.Sink, upOrDown(u.Up), r.Journal, r.Backlog, oldest, r.Delivered, r.Dead, reason)
+		}
+	}
+}
+
+func printDownlinks(w io.Writer, downlinks []web.Downlink) {
+	fmt.Fprintln(w, "DOWNLINK\tUPLINK\tSINK\tSTATE\tSTORED\tREPEATED\tDENIED\tINVALID\tOWN\tFAILED\tREASON")
+	for _, d := range downlinks {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n",
+			d.Name, d.Uplink, d.Sink, upOrDown(d.Up), d.Stored, d.Repeated, d.Denied, d.Invalid, d.Own, d.Failed, d.Reason)
+	}
+}
+
+func upOrDown(up bool) string {
+	if up {
+		return "up"
+	}
+	return "down"
 }

@@ -122,7 +122,12 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	// What the journal releases goes to MQTT subscribers and last values first, then readers
 	// wake, then senders are acknowledged.
 	a.hub = gateway.NewHub(a.journal, a.journal.Next(), a.broker.Deliver, last.Update,
-		func(batch []*gateway.Event) { a.bridge.Ledger().Released(batch) })
+		func(batch []*gateway.Event) {
+			a.bridge.Ledger().Released(batch)
+			if c := a.bridge.Commands(); c != nil {
+				c.Released(batch)
+			}
+		})
 
 	a.devices, err = newDevices(cfg, ingest.Ingest, log, observer)
 	if err != nil {
@@ -132,6 +137,9 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		GatewayID: cfg.Gateway.ID,
 		Uplinks:   cfg.Uplinks,
 		Routes:    cfg.Routes,
+		Downlinks: cfg.Downlinks,
+		Auth:      cfg.Auth,
+		Ingest:    ingest.Ingest,
 		Hub:       a.hub,
 		Count:     a.journal.Count,
 		Missing:   a.journal.Missing,
@@ -159,6 +167,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		MQTT:      a.broker.Connect,
 		Devices:   a.deviceStatus,
 		Uplinks:   a.uplinkStatus,
+		Downlinks: a.downlinkStatus,
 		Ledger:    a.ledger,
 		Ops:       a.ops(cfg),
 		Ready:     a.ready,
@@ -190,6 +199,7 @@ func (a *app) Run(ctx context.Context) error {
 		part{"command socket", func(ctx context.Context) error { return a.web.Serve(ctx, a.command, web.Local) }},
 		part{"devices", a.devices.Run},
 		part{"health", a.tellHealth},
+		part{"downlinks", a.bridge.Receive},
 	)
 	<-ctx.Done()
 	a.log.Info("stopping", "reason", context.Cause(ctx))

@@ -101,6 +101,9 @@ func newKeeper(cfg *config.Config, a *app, log *slog.Logger) *store.Keeper {
 			{Name: "the ledger", Needs: a.bridge.Ledger().Saved, Advance: a.bridge.Ledger().Save},
 		},
 	}
+	if c := a.bridge.Commands(); c != nil {
+		o.Anchors = append(o.Anchors, store.Anchor{Name: "the ids of commands", Needs: c.Saved, Advance: c.Save})
+	}
 	for _, h := range a.bridge.Holders() {
 		p := store.Policy{Mode: h.Policy.OnFull}
 		for _, k := range h.Policy.Keep {
@@ -135,13 +138,24 @@ func (a *app) uplinkStatus() []web.Uplink {
 	return all
 }
 
+func (a *app) downlinkStatus() []web.Downlink {
+	all := []web.Downlink{}
+	for _, d := range a.bridge.Downlinks() {
+		all = append(all, web.Downlink{
+			Name: d.Downlink, Uplink: d.Uplink, Sink: d.Sink, Up: d.Up, Reason: d.Reason, Since: d.Since, Last: d.Last,
+			Stored: d.Stored, Repeated: d.Repeated, Denied: d.Denied, Invalid: d.Invalid, Own: d.Own, Failed: d.Failed,
+		})
+	}
+	return all
+}
+
 func (a *app) ledger() (web.Ledger, error) {
 	all, err := a.bridge.Accounts()
 	l := web.Ledger{Accepted: all.Accepted, Unrouted: all.Unrouted, Unaccounted: all.Unaccounted}
 	for _, r := range all.Routes {
 		l.Routes = append(l.Routes, web.LedgerAccount{
 			Uplink: r.Uplink, Route: r.Route, Routed: r.Routed, Delivered: r.Delivered, Queued: r.Queued,
-			Expired: r.Expired, Dropped: r.Dropped, Dead: r.Dead, Unaccounted: r.Unaccounted, Replayed: r.Replayed,
+			Filtered: r.Filtered, Expired: r.Expired, Dropped: r.Dropped, Dead: r.Dead, Unaccounted: r.Unaccounted, Replayed: r.Replayed,
 		})
 	}
 	return l, err

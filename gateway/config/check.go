@@ -51,6 +51,7 @@ func (c *Config) check(root *node) Errors {
 	k.journal()
 	k.health()
 	k.routes()
+	k.downlinks()
 	k.auth()
 	k.listeners() // needs auth
 	return k.errs
@@ -175,6 +176,9 @@ func (k *checker) health() {
 
 func (k *checker) routes() {
 	used, sure := map[string]bool{}, true
+	for _, d := range k.Downlinks {
+		used[d.Uplink] = true
+	}
 	for _, id := range slices.Sorted(maps.Keys(k.Routes)) {
 		r := k.Routes[id]
 		if len(r.Topics) == 0 {

@@ -22,6 +22,7 @@ type Config struct {
 	Devices   map[string]Section // by id; the driver decodes its own
 	Uplinks   map[string]Section // by id; the sink decodes its own
 	Routes    map[string]Route
+	Downlinks map[string]Downlink
 	Roles     map[string]auth.Role
 	Users     map[string]auth.User
 

@@ -163,6 +163,7 @@ func (c *campaign) run(ctx context.Context, verbs map[string]fault.Verb, skipped
 	h.stopped = c.gateway.stop()
 	h.crashes = c.gateway.crashed()
 	h.arrivals, h.wrong = c.record.all()
+	h.own = c.record.ofGateway()
 	if err := c.far.problem(); err != nil {
 		h.wrong = append(h.wrong, err.Error())
 	}

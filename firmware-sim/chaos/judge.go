@@ -22,6 +22,7 @@ type history struct {
 
 	ledger   *sim.Ledger
 	arrivals []arrival
+	own      []string // ids of events that are the gateway's own
 	wrong    []string // arrivals that make no sense
 
 	final      account
@@ -82,6 +83,9 @@ func (r *Report) account(h history, check sim.Report) {
 	ids := map[string]bool{}
 	for _, a := range h.arrivals {
 		ids[a.ID] = true
+	}
+	for _, id := range h.own {
+		ids[id] = true
 	}
 	gone := h.final.gone()
 	r.GatewayAccepted = h.final.Accepted

@@ -57,6 +57,7 @@ func TestJudge(t *testing.T) {
 		n    func(r *Report) int64
 	}{
 		{"all is well", func(h *history) {}, "", func(r *Report) int64 { return int64(r.Lost) }},
+		{"the gateway's own event is one too", func(h *history) { h.own, h.final.Accepted = []string{"g/e-99"}, 10 }, "", func(r *Report) int64 { return r.Unaccounted }},
 		{"lost", func(h *history) { h.arrivals, h.final.Accepted = without(h.arrivals, 4), 8 }, "lost: t 5, QoS 1, acknowledged", func(r *Report) int64 { return int64(r.Lost) }},
 		{"an id for two events", func(h *history) { h.arrivals[4].ID, h.final.Accepted = "g/e-4", 8 }, "id used twice: g/e-4 names t 4 and t 5", func(r *Report) int64 { return int64(r.Doubled) }},
 		{"an event that nobody sent", func(h *history) {

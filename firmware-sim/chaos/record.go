@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ type arrival struct {
 type record struct {
 	mu       sync.Mutex
 	arrivals []arrival
+	own      []string // ids of what the gateway says of itself, such as its health
 	wrong    []string // what should never arrive like that
 }
 
@@ -28,6 +30,12 @@ func newRecord() *record { return &record{} }
 // take writes an arrival down. One without an id is kept: the check finds it.
 func (r *record) take(m *mqttclient.Message) {
 	id, _ := m.Property("weir-id")
+	if strings.HasPrefix(m.Topic, "weir/") {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.own = append(r.own, id)
+		return
+	}
 	got, err := sim.ParseReceived(m.Topic, m.Payload, id)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -38,6 +46,13 @@ func (r *record) take(m *mqttclient.Message) {
 		return
 	}
 	r.arrivals = append(r.arrivals, arrival{got, time.Now()})
+}
+
+// ofGateway are the ids of the gateway's own events.
+func (r *record) ofGateway() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.own
 }
 
 func (r *record) all() ([]arrival, []string) {

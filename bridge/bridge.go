@@ -36,7 +36,9 @@ type Options struct {
 	Hub       *gateway.Hub
 	// Count says how many released events with from <= offset < to match m.
 	Count func(from, to uint64, m gateway.Matcher) (uint64, error)
-	State State
+	// Missing says how many events that cannot be read any more matched m, and whether that is sure.
+	Missing func(from, to uint64, m gateway.Matcher) (n uint64, sure bool)
+	State   State
 	// Backlog is where events go that the journal has no room for any more; nil: nowhere.
 	Backlog Backlog
 	// Age is the clock that gateway.Event.Age is of.
@@ -114,9 +116,13 @@ func (b *Bridge) keepLedger(ctx context.Context) error {
 	defer tick.Stop()
 	failed := false
 	for {
+		hurry := b.ledger.hurry
+		if failed { // the disk is full, say: no need to ask faster
+			hurry = nil
+		}
 		select {
 		case <-tick.C:
-		case <-b.ledger.hurry:
+		case <-hurry:
 		case <-ctx.Done():
 		}
 		_, synced := b.hub.Next()
@@ -135,7 +141,7 @@ func (b *Bridge) keepLedger(ctx context.Context) error {
 func (b *Bridge) add(o Options, uplink string, ids []string) error {
 	po := PumpOptions{
 		Uplink: uplink, GatewayID: o.GatewayID, Hub: o.Hub, State: o.State, Backlog: o.Backlog, StateLost: o.StateLost,
-		Count: o.Count, Age: o.Age, Logger: o.Logger, Observer: o.Observer,
+		Count: o.Count, Missing: o.Missing, Age: o.Age, Logger: o.Logger, Observer: o.Observer,
 	}
 	lanes := 1
 	for _, id := range ids {
@@ -152,7 +158,7 @@ func (b *Bridge) add(o Options, uplink string, ids []string) error {
 	}
 	kind := ""
 	for n := range lanes {
-		name, sink, err := newSink(o.Uplinks[uplink], deps{gatewayID: o.GatewayID, key: keyOf(po.Routes), lane: n})
+		name, sink, err := newSink(o.Uplinks[uplink], deps{gatewayID: o.GatewayID, key: keyOf(po.Routes), lane: n, age: o.Age})
 		if err != nil {
 			return err
 		}

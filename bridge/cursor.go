@@ -30,14 +30,15 @@ type Cursor interface {
 
 // Commit is what a cursor remembers. Counts are of all time.
 type Commit struct {
-	Position  gateway.Position  `json:"-"`
-	At        string            `json:"at"`              // Position as text
-	Since     uint64            `json:"since,omitempty"` // the offset at which the route began; 0: not known
-	Delivered uint64            `json:"delivered"`
-	Expired   uint64            `json:"expired,omitempty"`
-	Dead      uint64            `json:"dead,omitempty"`    // moved to the dead letters
-	Damaged   uint64            `json:"damaged,omitempty"` // lost to damage of the journal
-	Dropped   map[string]uint64 `json:"-"`                 // by the reservoir; it keeps these itself
+	Position  gateway.Position `json:"-"`
+	At        string           `json:"at"`              // Position as text
+	Since     uint64           `json:"since,omitempty"` // the offset at which the route began; 0: not known
+	Delivered uint64           `json:"delivered"`
+	Expired   uint64           `json:"expired,omitempty"`
+	Dead      uint64           `json:"dead,omitempty"`    // moved to the dead letters
+	Damaged   uint64           `json:"damaged,omitempty"` // lost to damage of the journal
+	// Unsure says that damage took more than could be counted: the index was gone too.
+	Unsure bool `json:"unsure,omitempty"`
 }
 
 // State is keyed and small and survives: store.State is one.
@@ -59,12 +60,14 @@ type Backlog interface {
 	Mark(holder string) uint64
 	// Release says that everything up to and including upTo is done with.
 	Release(holder string, upTo uint64) error
-	// Count is how many events the holder has there, their bytes, and the age of the oldest.
-	Count(holder string) BacklogCount
+	// Count is how many events the holder has there, their bytes, and the age of the oldest. With
+	// an error it is the last that was heard.
+	Count(holder string) (BacklogCount, error)
 }
 
 // BacklogCount is how much of a holder is in the backlog.
 type BacklogCount struct {
+	Mark    uint64 // as it was when this was counted
 	Events  uint64
 	Bytes   int64
 	Oldest  time.Duration     // gateway.Event.Age of the first
@@ -143,8 +146,10 @@ func (c *storeCursor) Next(ctx context.Context) (gateway.Batch, error) {
 			}
 			c.reader = nil
 			c.next.Store(max(next, b.Next))
-			if len(b.Events) == 0 && b.Gap == nil && b.Next <= next {
-				return gateway.Batch{}, gateway.Errorf(gateway.ErrTransient, "the backlog of %q does not go on at %d", c.holder, next)
+			if len(b.Events) == 0 && b.Gap == nil && b.Next <= next { // it was set aside, damaged, and does not know
+				mark := c.backlog.Mark(c.holder)
+				c.next.Store(mark)
+				b = gateway.Batch{Next: mark, Gap: &gateway.Gap{From: next, To: mark, Reason: gateway.GapUnknown}}
 			}
 			return b, nil
 		}
@@ -196,4 +201,4 @@ type noBacklog struct{}
 func (noBacklog) Read(string, uint64) (gateway.Batch, error) { return gateway.Batch{}, nil }
 func (noBacklog) Mark(string) uint64                         { return 0 }
 func (noBacklog) Release(string, uint64) error               { return nil }
-func (noBacklog) Count(string) BacklogCount                  { return BacklogCount{} }
+func (noBacklog) Count(string) (BacklogCount, error)         { return BacklogCount{}, nil }

@@ -4,9 +4,14 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 
+	"github.com/weir-iot/weir/bridge/amqp"
 	"github.com/weir-iot/weir/bridge/kafka"
+	"github.com/weir-iot/weir/bridge/kinesis"
 	"github.com/weir-iot/weir/bridge/mqtt"
+	"github.com/weir-iot/weir/bridge/nats"
+	"github.com/weir-iot/weir/bridge/webhook"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
 )
@@ -15,7 +20,12 @@ import (
 func kinds() []kind {
 	return []kind{
 		{"kafka", newKafka},
+		{"amqp", newAMQP},
 		{"mqtt", newMQTT},
+		{"nats", newNATS},
+		{"kinesis", newKinesis},
+		{"mqtt", newMQTT},
+		{"webhook", newWebhook},
 	}
 }
 
@@ -33,6 +43,8 @@ type deps struct {
 	key func(*gateway.Event) string
 	// lane counts the connections of the uplink; each has a sink of its own.
 	lane int
+	// age is the clock that gateway.Event.Age is of: what is left of an expiry is counted in it.
+	age func() time.Duration
 }
 
 func newKafka(s config.Section, d deps) (Sink, error) {
@@ -43,12 +55,43 @@ func newKafka(s config.Section, d deps) (Sink, error) {
 	return kafka.New(c, d.gatewayID, s.Name(), d.key)
 }
 
+func newAMQP(s config.Section, d deps) (Sink, error) {
+	var c amqp.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return amqp.New(c, d.gatewayID, s.Name(), d.age)
+}
+
 func newMQTT(s config.Section, d deps) (Sink, error) {
 	var c mqtt.Config
 	if err := s.Decode(&c); err != nil {
 		return nil, err
 	}
-	return mqtt.New(c, d.gatewayID, s.Name(), d.lane)
+	return mqtt.New(c, d.gatewayID, s.Name(), d.lane, d.age)
+}
+
+func newNATS(s config.Section, d deps) (Sink, error) {
+	var c nats.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return nats.New(c, d.gatewayID, s.Name(), d.key)
+}
+func newKinesis(s config.Section, d deps) (Sink, error) {
+	var c kinesis.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return kinesis.New(c, d.gatewayID, d.key)
+}
+
+func newWebhook(s config.Section, d deps) (Sink, error) {
+	var c webhook.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return webhook.New(c, d.gatewayID)
 }
 
 // newSink makes the sink of one section, and says of what kind it is.

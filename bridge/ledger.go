@@ -204,6 +204,10 @@ type Account struct {
 	Dead          uint64            // dead letters that are kept
 	Unaccounted   int64
 	Replayed      uint64 // the far end took again, of replays; no part of the sum
+
+	// A stretch of the journal was lost together with the index that tells what lay there: what
+	// does not add up then was there.
+	unsure bool
 }
 
 func (a Account) settled() uint64 {
@@ -230,6 +234,10 @@ func (b *Bridge) Accounts() (Accounts, error) {
 			}
 			row.Routed = routed
 			row.Unaccounted = int64(routed) - int64(row.settled()) - int64(row.Queued)
+			if row.unsure && row.Unaccounted > 0 {
+				row.Dropped["damaged, by difference"] = uint64(row.Unaccounted)
+				row.Unaccounted = 0
+			}
 			all.Unaccounted += row.Unaccounted
 			all.Routes = append(all.Routes, row)
 		}
@@ -253,29 +261,31 @@ func (p *Pump) row(s *source, to uint64) (Account, error) {
 	raised := s.dead.gone() // of what c counts as dead
 	a := Account{
 		Uplink: p.o.Uplink, Route: s.route.ID, Delivered: c.Delivered + raised.Delivered, Expired: c.Expired,
-		Dead: c.Dead - raised.Delivered - raised.Dropped, Dropped: map[string]uint64{}, Replayed: replayed,
+		Dead: c.Dead - raised.Delivered - raised.Dropped, Dropped: map[string]uint64{}, Replayed: replayed, unsure: c.Unsure,
 	}
 	if raised.Dropped > 0 {
 		a.Dropped["dead"] = raised.Dropped
 	}
-	for range 100 {
-		mark := p.o.Backlog.Mark(s.holder)
-		backlog := p.o.Backlog.Count(s.holder)
+	backlog, err := p.o.Backlog.Count(s.holder)
+	for err == nil {
 		journal := uint64(0)
-		if from := max(c.Position.Offset+1, mark); p.o.Count != nil && from < to {
-			var err error
+		if from := max(c.Position.Offset+1, backlog.Mark); p.o.Count != nil && from < to {
 			if journal, err = p.o.Count(from, to, s.route.Match); err != nil {
-				return a, err
+				break
 			}
 		}
-		if mark != p.o.Backlog.Mark(s.holder) {
-			continue // the keeper moved something meanwhile
+		var after BacklogCount
+		if after, err = p.o.Backlog.Count(s.holder); err == nil && after.Mark == backlog.Mark {
+			a.Queued = backlog.Events + journal
+			break
 		}
-		a.Queued = backlog.Events + journal
-		for reason, n := range backlog.Dropped {
-			a.Dropped[reason] += n
-		}
-		break
+		backlog = after // the keeper has moved something meanwhile
+	}
+	if err != nil {
+		return a, err
+	}
+	for reason, n := range backlog.Dropped {
+		a.Dropped[reason] += n
 	}
 	if c.Damaged > 0 {
 		a.Dropped["damaged"] += c.Damaged

@@ -25,7 +25,8 @@ type PumpOptions struct {
 	Backlog   Backlog
 	StateLost bool // cursors may be missing that were there
 	Count     func(from, to uint64, m gateway.Matcher) (uint64, error)
-	Age       func() time.Duration // the clock that gateway.Event.Age is of
+	Missing   func(from, to uint64, m gateway.Matcher) (n uint64, sure bool) // store.Journal.Missing
+	Age       func() time.Duration                                           // the clock that gateway.Event.Age is of
 	Logger    *slog.Logger
 	Observer  gateway.Observer
 

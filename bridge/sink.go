@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"time"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -44,4 +45,10 @@ type Sink interface {
 	// The event's name outside is Event.ID; a sink puts it into the native place of its
 	// protocol, the same at every repeat. Events are shared and must not be changed.
 	Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error
+}
+
+// Certified is a Sink that may have a client certificate.
+type Certified interface {
+	// CertificateExpiry is when it ends, as the file says now; zero if there is none.
+	CertificateExpiry() time.Time
 }

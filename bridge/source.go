@@ -83,6 +83,11 @@ func debt(l *rate.Limiter, now time.Time) time.Duration {
 // pop moves the low-water mark and returns how many events were delivered.
 func (s *source) pop() (delivered int) {
 	s.win.pop(func(e *entry) {
+		s.tally.Damaged += e.lost.events
+		s.tally.Unsure = s.tally.Unsure || e.lost.unsure
+		if e.event == nil {
+			return
+		}
 		if s.replay != nil {
 			s.replay.count(e)
 		}
@@ -151,13 +156,31 @@ func (p *Pump) read(ctx context.Context, s *source) {
 	}
 }
 
+// missing is how many of a route's events lay in a gap. What a power cut took was never synced, so it was
+// never counted either; what is damaged in the backlog the backlog counts.
+func (p *Pump) missing(g *gateway.Gap, s *source) lost {
+	if g.Reason == gateway.GapLost {
+		return lost{}
+	}
+	if p.o.Missing == nil || g.Reason != gateway.GapDamaged {
+		return lost{unsure: true}
+	}
+	if p.o.Backlog.Mark(s.holder) >= g.To {
+		return lost{}
+	}
+	n, sure := p.o.Missing(g.From, g.To, s.route.Match)
+	return lost{n, !sure}
+}
+
 // add puts a batch into the window of s.
 func (p *Pump) add(s *source, b gateway.Batch, log *slog.Logger) {
+	gone := lost{}
 	switch {
 	case b.Gap == nil:
 	case s.replay != nil:
 		log.Warn("some of what is to be sent again is not there any more", "gap", b.Gap.String())
 	default:
+		gone = p.missing(b.Gap, s)
 		log.Error("events for this route may be missing", "gap", b.Gap.String(), "asked", b.Gap.Asked.String())
 	}
 	p.mu.Lock()
@@ -167,7 +190,7 @@ func (p *Pump) add(s *source, b gateway.Batch, log *slog.Logger) {
 		s.gaps++
 		s.lastGap = b.Gap.String()
 	}
-	s.win.add(b.Events, s.cursor.Position())
+	s.win.add(gone, b.Events, s.cursor.Position())
 	p.pop(s) // places without events are settled at once
 	for _, l := range p.lanes {
 		signal(l.more)

@@ -20,6 +20,8 @@ type Status struct {
 	Retried   uint64 // handed to the sink again, since the process started
 	Routes    []RouteStatus
 
+	CertificateExpiry time.Time // of the client's own; zero if there is none
+
 	// All routes together.
 	Queued   uint64           // not done with
 	Oldest   time.Time        // when the oldest of them was accepted, as the wall clock would say now; zero if there is none
@@ -58,6 +60,12 @@ func (p *Pump) Status() Status {
 		p.count()
 		p.counting.Unlock()
 	}
+	backlogs := map[string]BacklogCount{}
+	for _, src := range p.all() { // not under mu: it is another process that answers
+		if src.replay == nil {
+			backlogs[src.holder], _ = p.o.Backlog.Count(src.holder) // an old answer is better than none here
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.status
@@ -68,7 +76,7 @@ func (p *Pump) Status() Status {
 		}
 		raised := src.dead.gone()
 		r := RouteStatus{
-			Route: src.route.ID, Journal: p.queued[src.route.ID], Backlog: p.o.Backlog.Count(src.holder), Position: src.win.done,
+			Route: src.route.ID, Journal: p.queued[src.route.ID], Backlog: backlogs[src.holder], Position: src.win.done,
 			Delivered: src.tally.Delivered + raised.Delivered, Expired: src.tally.Expired, Kept: uint64(src.dead.kept()),
 			Gaps: src.gaps, LastGap: src.lastGap, ReadError: src.readError,
 		}
@@ -103,6 +111,7 @@ func (p *Pump) count() {
 	if time.Since(p.counted) < countEvery {
 		return
 	}
+	p.certificate()
 	for _, s := range p.routes() {
 		p.mu.Lock()
 		from := s.win.done.Offset + 1
@@ -117,4 +126,16 @@ func (p *Pump) count() {
 		p.mu.Unlock()
 	}
 	p.counted = time.Now()
+}
+
+// certificate looks when the client certificate ends: all lanes have the same.
+func (p *Pump) certificate() {
+	c, ok := p.lanes[0].sink.(Certified)
+	if !ok {
+		return
+	}
+	ends := c.CertificateExpiry()
+	p.mu.Lock()
+	p.status.CertificateExpiry = ends
+	p.mu.Unlock()
 }

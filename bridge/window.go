@@ -26,9 +26,11 @@ const (
 )
 
 // entry is one event that the cursor has passed and the uplink is not done with. An entry
-// without an event is a place: behind it lies nothing for this route up to at.
+// without an event is a place: behind it lies nothing for this route up to at, or what was
+// there is lost.
 type entry struct {
 	event   *gateway.Event
+	lost    lost
 	at      gateway.Position
 	lane    int
 	outcome outcome
@@ -67,11 +69,21 @@ func newWindow(r Route, done gateway.Position) window {
 // full tells whether reading ahead has to wait.
 func (w *window) full() bool { return len(w.entries) >= windowEvents || w.bytes >= windowBytes }
 
-// add appends what the cursor returned; end is the place it has passed.
-func (w *window) add(events []*gateway.Event, end gateway.Position) {
+// lost is what damage took of a stretch: how many events, and whether that is all.
+type lost struct {
+	events uint64
+	unsure bool
+}
+
+// add appends what the cursor returned; end is the place it has passed. What was lost lies before
+// the events.
+func (w *window) add(l lost, events []*gateway.Event, end gateway.Position) {
 	last := w.done
 	if n := len(w.entries); n > 0 {
 		last = w.entries[n-1].at
+	}
+	if l != (lost{}) {
+		w.entries = append(w.entries, entry{lost: l, at: last})
 	}
 	for _, e := range events {
 		w.entries = append(w.entries, entry{event: e, at: e.Position(), lane: w.laneOf(e)})
@@ -180,7 +192,7 @@ func (w *window) poisoned() *entry {
 	return nil
 }
 
-// pop removes the settled entries at the front, tells fn of each event among them, and
+// pop removes the settled entries at the front, tells fn of each event or loss among them, and
 // moves the low-water mark.
 func (w *window) pop(fn func(*entry)) {
 	n := 0
@@ -189,6 +201,8 @@ func (w *window) pop(fn func(*entry)) {
 		w.done = e.at
 		if e.event != nil {
 			w.bytes -= e.event.Size()
+		}
+		if e.event != nil || e.lost != (lost{}) {
 			fn(e)
 		}
 		n++

@@ -42,7 +42,7 @@ func TestWindowAgainstModel(t *testing.T) {
 				}
 				events = append(events, batch...)
 				offset += uint64(r.IntN(3))
-				w.add(batch, gateway.Position{Epoch: "e1", Offset: offset - 1})
+				w.add(lost{}, batch, gateway.Position{Epoch: "e1", Offset: offset - 1})
 				pop()
 			case 1, 2: // send
 				e := w.peek(0, now)

@@ -23,6 +23,7 @@ const usage = `firmware-sim simulates devices.
   firmware-sim run   devices that measure and send until told to stop
   firmware-sim load  numbered messages, as many as asked for, and the account of them
   firmware-sim demo  a gateway and the devices together: make run
+  firmware-sim chaos a gateway under faults, and what it lost: make chaos
 
 Each has -h. Exit codes: 0 ok, 1 failed, 2 usage.
 
@@ -42,7 +43,7 @@ func main() {
 
 // command is main for tests: it returns the exit code.
 func command(ctx context.Context, args []string, out, errOut io.Writer) int {
-	commands := map[string]func(context.Context, []string, io.Writer, io.Writer) error{"run": run, "load": load, "demo": demo}
+	commands := map[string]func(context.Context, []string, io.Writer, io.Writer) error{"run": run, "load": load, "demo": demo, "chaos": chaosCommand}
 	if len(args) == 0 || commands[args[0]] == nil {
 		fmt.Fprint(errOut, usage)
 		return 2
@@ -54,7 +55,9 @@ func command(ctx context.Context, args []string, out, errOut io.Writer) int {
 	case errors.Is(err, errUsage):
 		return 2
 	}
-	fmt.Fprintln(errOut, "firmware-sim:", err)
+	if !errors.Is(err, errPrivate) {
+		fmt.Fprintln(errOut, "firmware-sim:", err)
+	}
 	return 1
 }
 

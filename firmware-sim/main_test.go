@@ -178,6 +178,10 @@ func TestUsage(t *testing.T) {
 		{"run --fly", 2, "flag provided but not defined: -fly"},
 		{"run now", 2, `unexpected argument "now"`},
 		{"run --only boilr", 1, `firmware-sim: there is no device "boilr"; there is boiler, `},
+		{"chaos -h", 0, "or the run was too quiet to prove anything"},
+		{"chaos --for 0s", 2, "for, clients and rate are greater than 0"},
+		{"chaos --far away", 2, "far is own or mosquitto"},
+		{"chaos --script /no/such/script", 1, "firmware-sim: open /no/such/script"},
 		{"load --clients 0", 2, "clients and rate are greater than 0"},
 		{"demo --weir /no/such/weir --dir " + t.TempDir(), 1, "firmware-sim: start the gateway: "},
 	} {

@@ -37,10 +37,20 @@ type Observer struct {
 type Recovery struct {
 	Epoch    string
 	NewEpoch string // why a new epoch began; empty if the old one goes on
+	LastEnd  string // how the run before this one ended: one of the End… constants
 	Cut      int64  // bytes of torn tail that were set aside
 	Events   int    // entries read to find the end
 	Took     time.Duration
 }
+
+// How a run ended, as the next one finds out.
+const (
+	EndNone    = "none"       // there was none: the journal is new
+	EndClean   = "clean"      // it was told to stop
+	EndKilled  = "killed"     // the process, not the machine
+	EndPower   = "power-loss" // the machine went away, and the process with it
+	EndUnknown = "unknown"    // the journal was copied or restored, or has lost its table of epochs
+)
 
 // OrNop returns o with every nil function replaced by one that does nothing, so that
 // callers need not ask.

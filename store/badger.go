@@ -1,12 +1,16 @@
 package store
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
+	"math"
 	"math/bits"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
@@ -92,14 +96,15 @@ func checkOptions(o badger.Options) error {
 	return nil
 }
 
-// openBadger opens the database in dir. It turns a panic, which some damage causes, into an error.
-func openBadger(dir string, log *slog.Logger) (db *badger.DB, err error) {
+// openBadger opens the database in dir, only for reading if so asked: then it does not need a byte
+// of the disk. It turns a panic, which some damage causes, into an error.
+func openBadger(dir string, readOnly bool, log *slog.Logger) (db *badger.DB, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("badger panicked: %v", p)
 		}
 	}()
-	o := badgerOptions(dir, log)
+	o := badgerOptions(dir, log).WithReadOnly(readOnly)
 	if err := checkOptions(o); err != nil {
 		return nil, err
 	}
@@ -113,22 +118,11 @@ func openBadger(dir string, log *slog.Logger) (db *badger.DB, err error) {
 // log and nothing is encrypted. Damage in them is no reason to give a database up.
 var unused = []string{"*.vlog", "DISCARD", "KEYREGISTRY"}
 
-// tidy removes what is unused, and logs without a byte in them: a kill between open(2) and ftruncate(2)
-// leaves such, and Badger does not open what has one.
+// tidy removes what is unused, and cuts logs after their last whole transaction, as Badger would: for
+// reading only it does not open others, it asks for the memory that damaged lengths name, and a log
+// without a byte, which a kill between open(2) and ftruncate(2) leaves, it does not open at all. All
+// this makes files smaller, so it can be done on a full disk.
 func tidy(dir string) error {
-	paths, err := filepath.Glob(filepath.Join(dir, "*.mem"))
-	if err != nil {
-		return err
-	}
-	for _, path := range paths {
-		info, err := os.Stat(path)
-		if err == nil && info.Size() == 0 {
-			err = os.Remove(path)
-		}
-		if err != nil {
-			return err
-		}
-	}
 	for _, pattern := range unused {
 		paths, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil {
@@ -140,7 +134,81 @@ func tidy(dir string) error {
 			}
 		}
 	}
+	logs, err := filepath.Glob(filepath.Join(dir, "*.mem"))
+	if err != nil {
+		return err
+	}
+	for _, path := range logs {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		switch end := logEnd(b); {
+		case end <= logHead:
+			err = os.Remove(path)
+		case end < len(b):
+			err = os.Truncate(path, int64(end))
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// A log of Badger: a head, then entries: meta, user meta, lengths of key and value and expiry as
+// uvarints, key, value, CRC-32C of all that, big endian. The last of a transaction has its time stamp as its
+// value; the others have it, inverted, at the end of their keys.
+const (
+	logHead  = 20
+	logTxn   = 1 << 6
+	logFin   = 1 << 7
+	logStamp = 8
+)
+
+// logEnd is where the last whole transaction ends.
+func logEnd(b []byte) int {
+	end, pos, stamp := logHead, logHead, uint64(0)
+	for pos < len(b) {
+		d := decoder{rest: b[pos:]}
+		meta, _ := d.byte(), d.byte()
+		klen, vlen := d.uvarint(), d.uvarint()
+		d.uvarint()
+		if d.err != nil || klen > 1<<16 || klen+vlen+4 > uint64(len(d.rest)) || klen == 0 {
+			return end
+		}
+		body := len(b) - len(d.rest)
+		next := body + int(klen+vlen) + 4
+		if crc32.Checksum(b[pos:next-4], castagnoli) != binary.BigEndian.Uint32(b[next-4:]) {
+			return end
+		}
+		key, value := b[body:body+int(klen)], b[body+int(klen):next-4]
+		pos = next
+		switch {
+		case meta&logTxn != 0:
+			if len(key) < logStamp {
+				return end
+			}
+			ts := math.MaxUint64 - binary.BigEndian.Uint64(key[len(key)-logStamp:])
+			if stamp == 0 {
+				stamp = ts
+			}
+			if ts != stamp {
+				return end
+			}
+		case meta&logFin != 0:
+			if ts, err := strconv.ParseUint(string(value), 10, 64); err != nil || ts != stamp {
+				return end
+			}
+			stamp, end = 0, pos
+		default:
+			if stamp != 0 {
+				return end
+			}
+			end = pos
+		}
+	}
+	return end
 }
 
 // openGuarded calls open, which opens what is in dir. If it fails, or ended the process three times,

@@ -21,6 +21,8 @@
 // the same place (a copy, a restore, another machine). It starts above a synced reserve, so that
 // no offset is ever used twice. A write that a kill broke off is no reason: nobody saw it.
 //
-// The state is Badger, boxed (state.go): a key-value store is what it is good at. It is a view of the
-// journal, so a damaged one is set aside and made again from there.
+// The state (state.go) and the reservoir (reservoir.go) are Badger: a key-value store is what it is good at. The
+// state is a view of the journal, so a damaged one is set aside and made again from there. The reservoir is the
+// only place that has what it has, so it is opened with what is left, and says what is lost. Both run in
+// a process of their own (box.go), because Badger ends the process it is in when the disk is full.
 package store

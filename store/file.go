@@ -116,6 +116,8 @@ func (f osFile) Size() (int64, error) {
 	return info.Size(), nil
 }
 
+var errInUse = errors.New("another weir runs on it")
+
 // lockDir takes the directory for this process, or says that another has it.
 func lockDir(dir string) (*os.File, error) {
 	d, err := os.Open(dir)
@@ -138,7 +140,7 @@ func lock(f *os.File) (*os.File, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
 		if err == syscall.EWOULDBLOCK {
-			return nil, gateway.Errorf(gateway.ErrTransient, "%s is in use: another weir runs on it", f.Name())
+			return nil, gateway.Errorf(gateway.ErrTransient, "%s is in use: %w", f.Name(), errInUse)
 		}
 		return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
 	}

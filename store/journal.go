@@ -226,7 +226,7 @@ func (j *Journal) take(ctx context.Context, n int64, kind gateway.Kind) error {
 			return gateway.Errorf(gateway.ErrFull, "the journal holds its %d bytes", j.o.MaxSize)
 		}
 	}
-	if j.boundFull.Load() {
+	if kind == gateway.Data && j.boundFull.Load() { // changes have room of their own
 		j.boundFull.Store(false)
 		j.log.Info("the journal has room again")
 	}

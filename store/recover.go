@@ -42,9 +42,10 @@ func (j *Journal) recover() error {
 	if err != nil {
 		return err
 	}
-	rec := gateway.Recovery{}
 	boot, machine := j.o.BootID(), j.o.MachineID()
 	sameBoot := t != nil && boot != "" && boot == t.boot
+	sameMachine := t != nil && machine == t.machine && t.inode == j.tables.inode
+	rec := gateway.Recovery{LastEnd: lastEnd(t, len(segs) == 0, sameMachine, sameBoot)}
 	lost := false // entries that somebody saw may be gone
 	switch {
 	case t == nil && len(segs) == 0:
@@ -55,7 +56,7 @@ func (j *Journal) recover() error {
 			return err
 		}
 		rec.NewEpoch, lost = "the table of epochs was lost", true
-	case t.machine != machine || t.inode != j.tables.inode:
+	case !sameMachine:
 		rec.NewEpoch, lost = "the journal was copied, restored or moved", t.clean == 0
 	case t.clean == 0 && !sameBoot:
 		rec.NewEpoch, lost = "the machine stopped without notice", true
@@ -119,7 +120,7 @@ func (j *Journal) recover() error {
 	if tl != nil {
 		rec.Events = tl.frames
 	}
-	j.log.Info("journal opened", "epoch", rec.Epoch, "next", next, "segments", len(segs), "bytes", j.size.Load(), "took", rec.Took)
+	j.log.Info("journal opened", "epoch", rec.Epoch, "next", next, "segments", len(segs), "bytes", j.size.Load(), "last_end", rec.LastEnd, "took", rec.Took)
 	if rec.NewEpoch != "" {
 		j.log.Info("a new epoch begins", "epoch", rec.Epoch, "reason", rec.NewEpoch)
 	}
@@ -128,6 +129,23 @@ func (j *Journal) recover() error {
 	}
 	j.o.Observer.Recovered(rec)
 	return nil
+}
+
+// lastEnd says how the run ended that left t.
+func lastEnd(t *table, empty, sameMachine, sameBoot bool) string {
+	switch {
+	case t == nil && empty:
+		return gateway.EndNone
+	case t == nil:
+		return gateway.EndUnknown
+	case t.clean != 0:
+		return gateway.EndClean
+	case !sameMachine:
+		return gateway.EndUnknown
+	case sameBoot:
+		return gateway.EndKilled
+	}
+	return gateway.EndPower
 }
 
 // listSegments returns the segments in order. It opens none.

@@ -31,9 +31,12 @@ type Reservoir struct {
 	log  *slog.Logger
 	lock *os.File
 
-	w     sync.Mutex // held by who changes something; taken before mu
-	stale bool       // a change failed, so the index may not be what is stored
-	fresh int64      // bytes in tables, and put since, about
+	w      sync.Mutex // held by who changes something; taken before mu
+	stale  bool       // a change failed, so the index may not be what is stored
+	full   bool       // opened for reading only
+	closed bool
+	fresh  int64 // bytes in tables, and put since, about
+	swapAt int64 // swapBytes
 
 	mu      sync.RWMutex // guards what follows, for readers
 	db      *badger.DB   // nil when closed
@@ -113,7 +116,7 @@ func OpenReservoir(dir string, log *slog.Logger) (*Reservoir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open reservoir: %w", err)
 	}
-	r := &Reservoir{dir: dir, log: log, lock: lock}
+	r := &Reservoir{dir: dir, log: log, lock: lock, swapAt: swapBytes}
 	err = finishSwap(dir)
 	if err == nil {
 		err = os.MkdirAll(dir, 0o750)
@@ -132,7 +135,7 @@ func (r *Reservoir) open() error {
 	if err := dropBadTables(r.dir, r.log); err != nil {
 		return err
 	}
-	db, err := openBadger(r.dir, r.log)
+	db, err := openBadger(r.dir, false, r.log)
 	if err != nil {
 		return err
 	}
@@ -160,6 +163,7 @@ func (r *Reservoir) begin() error {
 	r.w.Lock()
 	err := error(nil)
 	switch {
+	case r.full: // what changes only memory may go on
 	case r.db == nil:
 		err = errReservoirClosed
 	case r.stale:
@@ -211,20 +215,26 @@ func (r *Reservoir) Holders() []string {
 func (r *Reservoir) Close() error {
 	r.w.Lock()
 	defer r.w.Unlock()
-	if r.db == nil {
+	if r.closed {
 		return nil
 	}
+	r.closed = true
 	var errs []error
-	if !r.stale && checkFree(r.dir) == nil {
+	if r.db != nil && !r.stale && r.checkFree() == nil {
 		for _, h := range r.holders {
 			errs = append(errs, r.flush(h))
 		}
 	}
-	r.noteCounts()
+	if !r.full {
+		r.noteCounts()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	errs = append(errs, r.db.Close(), r.lock.Close())
-	r.db = nil
+	if r.db != nil {
+		errs = append(errs, r.db.Close())
+		r.db = nil
+	}
+	errs = append(errs, r.lock.Close())
 	return errors.Join(errs...)
 }
 
@@ -243,37 +253,31 @@ func finishSwap(dir string) error {
 	return errors.Join(os.RemoveAll(dir+".drained"), OSDisk{}.SyncDir(filepath.Dir(dir)))
 }
 
-// swapBytes is from how much on a drained database is begun anew, which gives the disk back at once:
-// Badger itself would keep it for long.
-const swapBytes = 4 << 20
+// When a backlog was drained the database is begun anew, which gives the disk back at once: Badger would
+// keep it for long. That is done when there are swapBytes at least in it, and no more than a
+// quarter, and swapLive, is live: so much is copied.
+const (
+	swapBytes = 4 << 20
+	swapLive  = 32 << 20
+)
 
-// swap replaces the database, when nobody has anything in it, with one that has the ledgers only.
+// swap begins the database anew if that is worth while.
 func (r *Reservoir) swap() error {
+	live := int64(0)
 	for _, h := range r.holders {
-		if len(h.chunks) > 0 {
-			return nil
-		}
+		live += h.bytes
 	}
-	if r.fresh < swapBytes || checkFree(r.dir) != nil {
+	if r.fresh < r.swapAt || live > min(r.fresh/4, swapLive) || r.checkFree() != nil {
 		return nil
 	}
 	if err := os.RemoveAll(r.dir + ".new"); err != nil {
 		return err
 	}
-	db, err := openBadger(r.dir+".new", r.log)
+	db, err := openBadger(r.dir+".new", false, r.log)
 	if err != nil {
 		return err
 	}
-	out := &series{db: db}
-	for _, h := range r.holders {
-		if err = out.Set(holderKey(h.number), encodeLedger(h.ledger)); err != nil {
-			break
-		}
-	}
-	if err == nil {
-		err = out.end()
-	}
-	if err = errors.Join(err, db.Close()); err != nil {
+	if err = errors.Join(r.copyTo(db), db.Close()); err != nil {
 		return errors.Join(err, os.RemoveAll(r.dir+".new"))
 	}
 	r.mu.Lock()
@@ -287,14 +291,42 @@ func (r *Reservoir) swap() error {
 		err = finishSwap(r.dir)
 	}
 	if err == nil {
-		db, err = openBadger(r.dir, r.log)
+		db, err = openBadger(r.dir, false, r.log)
 	}
 	if err != nil {
 		return fmt.Errorf("begin the drained reservoir anew: %w", err)
 	}
-	r.db, r.fresh = db, 0
+	r.db, r.fresh = db, live
 	for _, h := range r.holders {
-		h.gone = nil
+		h.gone, h.dirty = nil, false
 	}
 	return nil
+}
+
+// copyTo copies the ledgers and what is live. A chunk that cannot be read is left out, and found missing
+// by who reads it.
+func (r *Reservoir) copyTo(db *badger.DB) error {
+	out := &series{db: db}
+	defer out.discard()
+	err := r.db.View(func(txn *badger.Txn) error {
+		for _, h := range r.holders {
+			for _, c := range h.chunks {
+				if err := out.Set(indexKey(h.number, c), c.encode()); err != nil {
+					return err
+				}
+				data, err := loadChunk(txn, h.number, c)
+				if err != nil {
+					continue
+				}
+				if err := setPieces(out, h.number, c, data); err != nil {
+					return err
+				}
+			}
+			if err := out.Set(holderKey(h.number), encodeLedger(h.ledger)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return errors.Join(err, out.end())
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -41,7 +42,7 @@ func TestReservoirBig(t *testing.T) {
 			part = part[:0]
 		}
 	}
-	t.Logf("put %d records in %v, %d MB on disk, %d MB of memory", records, time.Since(start), diskUsed(dir)>>20, anonymous()>>20)
+	t.Logf("put %d records in %v, %d MB on disk, %d MB of memory", records, time.Since(start), diskUsed(dir)>>20, anonymous(os.Getpid())>>20)
 	read := func() {
 		t.Helper()
 		start, from := time.Now(), uint64(1)
@@ -82,7 +83,7 @@ func TestReservoirBig(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("released in %v, %d MB on disk, %d MB of memory", time.Since(start), diskUsed(dir)>>20, anonymous()>>20)
+	t.Logf("released in %v, %d MB on disk, %d MB of memory", time.Since(start), diskUsed(dir)>>20, anonymous(os.Getpid())>>20)
 	start = time.Now()
 	if err := r.Release("up", records); err != nil {
 		t.Fatal(err)
@@ -106,8 +107,8 @@ func diskUsed(dir string) (n int64) {
 }
 
 // anonymous is what is resident and no file's, in bytes.
-func anonymous() int64 {
-	b, _ := os.ReadFile("/proc/self/status")
+func anonymous(pid int) int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	_, rest, _ := strings.Cut(string(b), "RssAnon:")
 	n, _ := strconv.ParseInt(strings.Fields(rest + " 0")[0], 10, 64)
 	return n << 10

@@ -62,10 +62,12 @@ func TestReservoirDamage(t *testing.T) {
 		for _, g := range gone {
 			missing += g.Count
 		}
-		if missing != s.Dropped[DroppedDamaged] || uint64(len(got)) != s.Count {
+		// Badger drops the rest of a table, of at most 1.75 MiB, when it compacts one with a damaged block. If it
+		// does so while a chunk is read in two parts, the first part is both read and lost.
+		if missing != s.Dropped[DroppedDamaged] || uint64(len(got))-s.Count > 40 {
 			t.Fatalf("%s: %d read of %d, %d told as lost, counted %v", what, len(got), s.Count, missing, s.Dropped)
 		}
-		if s.Mark != 16_001 || uint64(len(got))+missing != 15_900 {
+		if s.Mark != 16_001 || uint64(len(got))+missing-15_900 > 40 {
 			t.Fatalf("%s: %d read, %d lost", what, len(got), missing)
 		}
 		last := uint64(100)
@@ -93,8 +95,7 @@ func TestReservoirDamage(t *testing.T) {
 		for _, g := range gone {
 			missing += g.Count
 		}
-		// Badger drops the rest of a table, of at most 1.75 MiB, when it compacts one with a damaged block.
-		if missing != again.Dropped[DroppedDamaged] || missing < s.Dropped[DroppedDamaged] || uint64(len(got))+missing != 15_901 {
+		if twice := uint64(len(got)) + missing - 15_901; twice > 40 || missing != again.Dropped[DroppedDamaged] || missing < s.Dropped[DroppedDamaged] {
 			t.Fatalf("%s: after another open %d read, %d lost: %+v, before %+v", what, len(got), missing, again, s)
 		}
 		if err := r.Close(); err != nil {

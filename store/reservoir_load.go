@@ -73,6 +73,13 @@ func (r *Reservoir) load() error {
 	if err != nil {
 		return err
 	}
+	if r.full { // repairs wait until there is room
+		for _, h := range holders {
+			h.fits()
+		}
+		r.holders = holders
+		return nil
+	}
 	if err := r.restore(holders, counts); err != nil {
 		return err
 	}

@@ -69,23 +69,23 @@ func (b *refill) put(p *packer) error {
 		if err := s.end(); err != nil {
 			return err
 		}
-		if err := setPieces(s, b.h.number, p); err != nil {
+		if err := setPieces(s, b.h.number, p.chunk, p.data); err != nil {
 			return err
 		}
 		if err := s.end(); err != nil {
 			return err
 		}
-	} else if err := setPieces(to, b.h.number, p); err != nil {
+	} else if err := setPieces(to, b.h.number, p.chunk, p.data); err != nil {
 		return err
 	}
 	b.insert = append(b.insert, p.chunk)
 	return to.Set(indexKey(b.h.number, p.chunk), p.encode())
 }
 
-func setPieces(to setter, number uint32, p *packer) error {
-	for n := range p.pieces() {
-		piece := p.data[n*pieceSize : min(len(p.data), (n+1)*pieceSize)]
-		if err := to.Set(chunkKey(number, p.first, n), piece); err != nil {
+func setPieces(to setter, number uint32, c chunk, data []byte) error {
+	for n := range c.pieces() {
+		piece := data[n*pieceSize : min(len(data), (n+1)*pieceSize)]
+		if err := to.Set(chunkKey(number, c.first, n), piece); err != nil {
 			return err
 		}
 	}
@@ -127,6 +127,10 @@ func (b *refill) failed(err error) error {
 
 // commit makes the change durable, and then visible.
 func (b *refill) commit() (err error) {
+	if b.r.full {
+		b.txn.Discard()
+		return errReadOnly
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("badger panicked: %v", p)
@@ -197,9 +201,10 @@ func (r *Reservoir) holder(name string) *backlog {
 
 // Put stores records, in the order of their offsets, and with them the mark: everything below upTo that
 // the holder needs is here. When it returns nil that is on stable storage. Records below the mark that is already
-// stored are passed over, so a Put may be repeated. Many records are several transactions, each with
-// the mark that is right for it, so what a crash leaves is a beginning. It fails with ErrInvalid for
-// records out of order or above upTo, with ErrFull when the disk has little room left.
+// stored are passed over, so a Put may be repeated, and so are those that the holder is done with by now.
+// Many records are several transactions, each with the mark that is right for it, so what a crash
+// leaves is a beginning. It fails with ErrInvalid for records out of order or above upTo, with ErrFull
+// when the disk has little room left.
 func (r *Reservoir) Put(holder string, upTo uint64, records []Record) error {
 	if err := checkRecords(holder, upTo, records); err != nil {
 		return err
@@ -208,11 +213,11 @@ func (r *Reservoir) Put(holder string, upTo uint64, records []Record) error {
 		return err
 	}
 	defer r.w.Unlock()
-	if err := checkFree(r.dir); err != nil {
+	if err := r.checkFree(); err != nil {
 		return err
 	}
 	h := r.holder(holder)
-	skip := sort.Search(len(records), func(i int) bool { return records[i].Offset >= h.Mark })
+	skip := sort.Search(len(records), func(i int) bool { return records[i].Offset >= h.Mark && records[i].Offset > h.Done })
 	records = records[skip:]
 	if len(records) == 0 && upTo <= h.Mark {
 		return nil

@@ -48,10 +48,10 @@ func (r *Reservoir) read(holder string, from uint64, limit int) (b Backlog, bad 
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if r.db == nil {
+	b.Next = from
+	if r.db == nil && !r.full {
 		return b, nil, errReservoirClosed
 	}
-	b.Next = from
 	h := r.holders[holder]
 	if h == nil {
 		return b, nil, nil
@@ -111,6 +111,9 @@ func (r *Reservoir) damaged(holder string, c chunk) error {
 
 // lose is damaged for who has w and knows that c is there.
 func (r *Reservoir) lose(h *backlog, c chunk) error {
+	if r.full {
+		return errReadOnly
+	}
 	err := r.db.View(func(txn *badger.Txn) error {
 		data, err := loadChunk(txn, h.number, c)
 		if err == nil {

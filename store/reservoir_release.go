@@ -10,7 +10,7 @@ import (
 const flushChunks = 64
 
 // Release says that the holder is done with everything up to and including offset upTo. It is not
-// synced: a crash may bring some back, and its counts with it. When nobody has anything left
+// synced: a crash may bring some back, and its counts with it. When little is left of what was there
 // the database is begun anew, which gives its disk back.
 func (r *Reservoir) Release(holder string, upTo uint64) error {
 	if err := r.begin(); err != nil {
@@ -24,14 +24,11 @@ func (r *Reservoir) Release(holder string, upTo uint64) error {
 	if err := r.release(h, upTo); err != nil {
 		return err
 	}
-	if len(h.gone) >= flushChunks && checkFree(r.dir) == nil {
+	if len(h.gone) >= flushChunks && r.checkFree() == nil {
 		if err := r.flush(h); err != nil {
 			return err
 		}
 		r.noteCounts()
-	}
-	if len(h.chunks) > 0 {
-		return nil
 	}
 	return r.swap()
 }
@@ -118,6 +115,9 @@ func (r *Reservoir) Discard(holder string) error {
 		return err
 	}
 	defer r.w.Unlock()
+	if err := r.checkFree(); err != nil {
+		return err
+	}
 	h := r.holders[holder]
 	if h == nil {
 		return nil

@@ -37,7 +37,7 @@ func (r *Reservoir) Shrink(holder string, after uint64, p Policy, maxBytes, now 
 	if h == nil || h.bytes <= maxBytes || p.Mode == Reject {
 		return nil
 	}
-	if err := checkFree(r.dir); err != nil {
+	if err := r.checkFree(); err != nil {
 		return err
 	}
 	defer r.noteCounts()

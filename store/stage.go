@@ -29,6 +29,9 @@ func (s *State) Apply(bucket string, changes map[string][]byte) error {
 	if len(changes) == 0 {
 		return nil
 	}
+	if s.full {
+		return errReadOnly
+	}
 	c := &change{bucket: bucket, values: changes, done: make(chan error, 1)}
 	for key, value := range changes {
 		if err := checkName(bucket, key); err != nil {

@@ -34,6 +34,7 @@ type State struct {
 	ended    chan struct{}
 	once     sync.Once
 
+	full       bool // opened for reading only
 	unfinished bool // a large change was begun and has not ended; the committer's own
 
 	mu      sync.Mutex     // guards closed, and is held while a large change is made visible
@@ -71,8 +72,10 @@ func OpenState(dir string, log *slog.Logger) (*State, error) {
 
 // Lost tells whether a damaged state was set aside, now or at an earlier start, and still
 // lies beside this one: what is absent here may have been there.
-func (s *State) Lost() bool {
-	aside, err := filepath.Glob(s.dir + ".damaged-*")
+func (s *State) Lost() bool { return stateLost(s.dir) }
+
+func stateLost(dir string) bool {
+	aside, err := filepath.Glob(dir + ".damaged-*")
 	return err != nil || len(aside) > 0
 }
 
@@ -80,7 +83,7 @@ func (s *State) open() error {
 	if err := checkTables(s.dir); err != nil {
 		return err
 	}
-	db, err := openBadger(s.dir, s.log)
+	db, err := openBadger(s.dir, false, s.log)
 	if err != nil {
 		return err
 	}
@@ -213,6 +216,10 @@ func (s *State) read(fn func(*badger.Txn) error) error {
 		s.mu.Unlock()
 		return errStateClosed
 	}
+	if s.db == nil { // nothing was stored when the disk was full
+		s.mu.Unlock()
+		return nil
+	}
 	s.readers.Add(1)
 	defer s.readers.Done()
 	txn := s.db.NewTransaction(false)
@@ -242,5 +249,8 @@ func (s *State) Close() error {
 		return nil
 	}
 	s.readers.Wait()
+	if s.db == nil {
+		return s.lock.Close()
+	}
 	return errors.Join(s.db.Close(), s.lock.Close())
 }

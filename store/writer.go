@@ -239,6 +239,9 @@ func (w *writer) write(b *batch) {
 	}
 }
 
+// roomAgain is how many bytes the active segment has free when the disk no longer counts as full.
+const roomAgain = 64 << 10
+
 // writePart writes the entries from to to of b, whose frames are buf, to the active segment.
 func (w *writer) writePart(b *batch, from, to int, buf []byte) {
 	a := w.act
@@ -261,7 +264,8 @@ func (w *writer) writePart(b *batch, from, to int, buf []byte) {
 		w.refuse(b, from, to, gateway.Errorf(writeKind(err), "write to the journal: %w", err))
 		return
 	}
-	if w.diskFull.CompareAndSwap(true, false) {
+	// What is small may fit where the last segment ends; that is not room.
+	if a.size-a.pos-int64(len(buf)) >= min(roomAgain, w.o.SegmentSize/2) && w.diskFull.CompareAndSwap(true, false) {
 		w.log.Info("the journal can grow again")
 	}
 	w.o.Observer.Written(to-from, len(buf))

@@ -44,7 +44,13 @@ type Connect struct {
 // Start listens on a free loopback port until the test ends.
 func (b *Broker) Start(t testing.TB) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	b.StartAt(t, "127.0.0.1:0")
+}
+
+// StartAt is Start at an address.
+func (b *Broker) StartAt(t testing.TB, address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,8 +71,8 @@ func (d *Dialer) connectMethod(ctx context.Context, address string) (net.Conn, e
 	return tunnel, nil
 }
 
-// maxAnswer bounds a proxy's answer.
-const maxAnswer = 64 << 10
+// maxTunnelAnswer bounds a proxy's answer.
+const maxTunnelAnswer = 64 << 10
 
 func askTunnel(conn net.Conn, user *url.Userinfo, address string) (net.Conn, error) {
 	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: address}, Host: address, Header: http.Header{}}
@@ -84,7 +84,7 @@ func askTunnel(conn net.Conn, user *url.Userinfo, address string) (net.Conn, err
 		return nil, err
 	}
 	// A far end that speaks first may do so in the segment of the answer.
-	r := bufio.NewReader(io.LimitReader(conn, maxAnswer))
+	r := bufio.NewReader(io.LimitReader(conn, maxTunnelAnswer))
 	resp, err := http.ReadResponse(r, req)
 	if err != nil {
 		return nil, err

@@ -129,6 +129,9 @@ func New(c Config, gatewayID, uplink string, key func(*gateway.Event) string) (*
 	return s, nil
 }
 
+// CertificateExpiry is bridge.Certified.
+func (s *Sink) CertificateExpiry() time.Time { return s.dialer.CertificateExpiry() }
+
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {
 	// franz-go ends whatever it is doing with life, a read or a dial that does not get on

@@ -23,7 +23,7 @@ var (
 type codec interface {
 	connect(to *bytes.Buffer, c *Config) error
 	// publish fails with gateway.ErrInvalid if the version has no way to say m.
-	publish(to *bytes.Buffer, packetID uint16, m *message, now time.Time) error
+	publish(to *bytes.Buffer, packetID uint16, m *message, age time.Duration) error
 	read(from *bufio.Reader) (answer, error)
 }
 
@@ -210,7 +210,7 @@ func (l *link) publish(e *gateway.Event, done func(*gateway.Event, error)) error
 	m, err := l.s.shaper.shape(e)
 	if err == nil {
 		m.retain = m.retain && !l.limits.noRetain
-		err = l.s.codec.publish(&l.buf, id, m, time.Now())
+		err = l.s.codec.publish(&l.buf, id, m, l.s.age())
 	}
 	if err == nil && l.limits.maxPacket > 0 && l.buf.Len() > l.limits.maxPacket {
 		err = gateway.Errorf(gateway.ErrInvalid, "packet of %d bytes is larger than the %d that the far end takes", l.buf.Len(), l.limits.maxPacket)

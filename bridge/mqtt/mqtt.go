@@ -78,14 +78,15 @@ type Sink struct {
 	dialer *dial.Dialer
 	codec  codec
 	shaper shaper
+	age    func() time.Duration
 	key    []byte // Azure's shared access key
 }
 
 // New returns a sink for uplink of gatewayID. An uplink may have parallel connections, lanes 0, 1, …:
-// all but the first put their number behind the client id. It opens nothing. A wrong value is
-// a gateway.KeyError.
-func New(c Config, gatewayID, uplink string, lane int) (*Sink, error) {
-	s := &Sink{c: c}
+// all but the first put their number behind the client id. age is the clock
+// of gateway.Event.Age. It opens nothing. A wrong value is a gateway.KeyError.
+func New(c Config, gatewayID, uplink string, lane int, age func() time.Duration) (*Sink, error) {
+	s := &Sink{c: c, age: age}
 	p, known := presets[c.Preset]
 	if !known {
 		return nil, gateway.BadKey("preset", "unknown preset %q: %s", c.Preset, list(presets))
@@ -208,6 +209,9 @@ func list[V any](m map[string]V) string {
 	names := slices.DeleteFunc(slices.Sorted(maps.Keys(m)), func(s string) bool { return s == "" })
 	return strings.Join(names, ", ")
 }
+
+// CertificateExpiry is bridge.Certified.
+func (s *Sink) CertificateExpiry() time.Time { return s.dialer.CertificateExpiry() }
 
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {

@@ -44,7 +44,7 @@ func TestPresetConfig(t *testing.T) {
 		{mqtt.Config{URL: "mqtt://h", Rate: -1}, 0, "rate: rate -1 is not from 0 to 100000"},
 		{mqtt.Config{URL: "mqtt://h", MaxPacket: 1 << 28}, 0, "max_packet: max_packet 268435456 is not from 0 to 268435455"},
 	} {
-		_, err := mqtt.New(c.c, "gw", "far", c.lane)
+		_, err := mqtt.New(c.c, "gw", "far", c.lane, bridgetest.Age)
 		got := ""
 		if err != nil {
 			got = err.Error()

@@ -50,7 +50,7 @@ func TestRecipe(t *testing.T) {
 	all := bridgetest.Collect(t, m.Addr, "plant1/#")
 	log, hub := bridgetest.NewLog("e1")
 	link := bridgetest.NewProxy(t, m.Addr)
-	far := newSink(t, link.Addr(), "5", impatient)
+	far := newSink(t, link.Addr(), "5", lively)
 	p := pumpOf(t, far, hub, bridgetest.NewState(), "plant1/#")
 
 	n := 0

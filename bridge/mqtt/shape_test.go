@@ -80,7 +80,7 @@ func TestLanes(t *testing.T) {
 		if lane == 3 {
 			c.ClientID = "mine"
 		}
-		s, err := mqtt.New(c, bridgetest.GatewayID, "far", lane)
+		s, err := mqtt.New(c, bridgetest.GatewayID, "far", lane, bridgetest.Age)
 		if err != nil {
 			t.Fatal(err)
 		}

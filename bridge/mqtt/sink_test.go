@@ -134,7 +134,7 @@ func TestConfig(t *testing.T) {
 		{mqtt.Config{URL: "mqtt://h", AckTimeout: -1}, "ack_timeout: -1ns is not from 10ms to 18h"},
 		{mqtt.Config{URL: "mqtt://h", ClientID: "a\x00"}, "client_id: text is not valid UTF-8"},
 	} {
-		_, err := mqtt.New(c.c, "gw", "cloud", 0)
+		_, err := mqtt.New(c.c, "gw", "cloud", 0, bridgetest.Age)
 		got := ""
 		if err != nil {
 			got = err.Error()
@@ -177,9 +177,9 @@ func TestForwards(t *testing.T) {
 	accepted := time.Now().Add(-59*time.Minute - 30*time.Second - time.Millisecond)
 	c.event(gateway.Event{
 		Topic: "up/a", Payload: []byte("21.5"), QoS: 2, Retain: true, UTF8: true, Expiry: time.Hour,
-		Accepted: accepted,
-		Source:   time.Date(2026, 11, 23, 13, 0, 0, 5e6, time.FixedZone("", 3600)),
-		Quality:  gateway.Bad, Origin: gateway.Origin{ID: "oven"},
+		Accepted: accepted, Age: bridgetest.Age() - (59*time.Minute + 30*time.Second + time.Millisecond),
+		Source:  time.Date(2026, 11, 23, 13, 0, 0, 5e6, time.FixedZone("", 3600)),
+		Quality: gateway.Bad, Origin: gateway.Origin{ID: "oven"},
 		ContentType: "text/plain", ResponseTopic: "answers/1", CorrelationData: []byte{0, 1},
 		UserProperties: []gateway.UserProperty{{Key: "a", Value: "1"}, {Key: "weir-id", Value: "other/e9-7"}, {Key: "weir-device", Value: "other"}, {Key: "a", Value: "2"}},
 	})

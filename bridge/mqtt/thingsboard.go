@@ -48,7 +48,7 @@ func (m *message) json(v any) (err error) {
 }
 
 // thingsBoardReading takes the members of a JSON object as they are; any other payload is one value
-// under the last level of its topic. ThingsBoard ends the connection at a null, so those are left out.
+// under the last level of its topic. A null is no value to ThingsBoard, so those are left out.
 func thingsBoardReading(e *gateway.Event) (reading, error) {
 	at := e.Accepted
 	if !e.Source.IsZero() {

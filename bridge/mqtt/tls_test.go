@@ -25,7 +25,7 @@ func TestMosquittoTLS(t *testing.T) {
 		c := bridgetest.Collect(t, m.Addr, "up/#")
 		p := bridgetest.NewProxy(t, "127.0.0.1:"+port)
 		return &bridgetest.FarEnd{
-			Sink: newSink(t, "", "5", impatient, func(c *mqtt.Config) {
+			Sink: newSink(t, "", "5", lively, func(c *mqtt.Config) {
 				c.URL, c.CAFile = "mqtts://"+p.Addr(), ca.File
 				c.CertFile, c.KeyFile = ca.ClientFiles("gw")
 			}),

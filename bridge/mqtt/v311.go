@@ -23,7 +23,7 @@ func (v311) connect(to *bytes.Buffer, c *Config) error {
 	return p.Write(to)
 }
 
-func (v311) publish(to *bytes.Buffer, packetID uint16, m *message, _ time.Time) error {
+func (v311) publish(to *bytes.Buffer, packetID uint16, m *message, _ time.Duration) error {
 	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
 	p.Qos, p.Retain = 1, m.retain
 	p.MessageID = packetID

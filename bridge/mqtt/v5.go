@@ -38,7 +38,7 @@ func (v5) connect(to *bytes.Buffer, c *Config) error {
 	return err
 }
 
-func (v5) publish(to *bytes.Buffer, packetID uint16, m *message, now time.Time) error {
+func (v5) publish(to *bytes.Buffer, packetID uint16, m *message, age time.Duration) error {
 	e := m.event
 	props := packets.Properties{
 		ContentType:     m.contentType,
@@ -59,7 +59,7 @@ func (v5) publish(to *bytes.Buffer, packetID uint16, m *message, now time.Time) 
 		props.PayloadFormat = &one
 	}
 	if e.Expiry > 0 {
-		left := remaining(e, now)
+		left := remaining(e, age)
 		props.MessageExpiry = &left
 	}
 	p := packets.Publish{
@@ -71,9 +71,8 @@ func (v5) publish(to *bytes.Buffer, packetID uint16, m *message, now time.Time) 
 }
 
 // remaining is the message expiry interval that is left (§3.3.2.3.3), in seconds, rounded up.
-// A clock that went back does not add to it.
-func remaining(e *gateway.Event, now time.Time) uint32 {
-	left := min(e.Expiry-now.Sub(e.Accepted), e.Expiry)
+func remaining(e *gateway.Event, age time.Duration) uint32 {
+	left := e.Left(age)
 	s := int64((left + time.Second - 1) / time.Second)
 	return uint32(min(max(s, 1), math.MaxUint32))
 }

@@ -245,7 +245,7 @@ func TestMosquittoWebSocket(t *testing.T) {
 		c := bridgetest.Collect(t, m.Addr, "up/#")
 		p := bridgetest.NewProxy(t, "127.0.0.1:"+port)
 		return &bridgetest.FarEnd{
-			Sink:     newSink(t, "", "5", impatient, func(c *mqtt.Config) { c.URL = "ws://" + p.Addr() + "/mqtt" }),
+			Sink:     newSink(t, "", "5", lively, func(c *mqtt.Config) { c.URL = "ws://" + p.Addr() + "/mqtt" }),
 			Arrivals: c.Arrivals, Late: true,
 			Cut: p.Cut, LoseAcks: p.LoseAnswers, Stall: p.Stall, Refuse: p.Refuse, Heal: p.Heal,
 		}

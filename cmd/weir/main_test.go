@@ -26,7 +26,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("FARHTTP", freePort(t))
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir)
 			return os.WriteFile(filepath.Join(env.WorkDir, "weir.yaml"), []byte(
-				"gateway: {id: test-gw, site: plant1, data_dir: "+filepath.Join(env.WorkDir, "data")+"}\n"+
+				"gateway: {id: test-gw, site: plant1, data_dir: "+filepath.Join(env.WorkDir, "data")+"}\nhealth: {interval: 0}\n"+
 					"listeners:\n  mqtt: {address: "+mqtt+"}\n  http: {address: "+http+"}\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -5,11 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,41 +21,27 @@ import (
 	"github.com/weir-iot/weir/gateway"
 )
 
-// The run ends when it has lasted long enough and killed often enough.
-const (
-	chaosFor   = 50 * time.Second
-	chaosKills = 20
-)
+// chaos is what happens in TestNothingLost. An outage lasts over several kills, so that weir is also
+// killed in the midst of one.
+const chaos = `
+every 2s~1500ms kill 150ms
+every 11s~4s    stop 4s
+every 7s~3s     stall 3s
+every 3s~2s     cut
+`
+
+const chaosFor = 50 * time.Second
 
 // TestNothingLost is the promise, whole: devices publish at QoS 1 and 2 and send serial
 // lines; the uplink is a real mosquitto; weir is killed again and again, mosquitto stopped
 // and started, the link between them stalls. In the end every event that was acknowledged is
 // at the far end, in order per topic; no id named two events and no event has two ids but
 // those a device itself made; and a browser stream that came back after every kill saw no
-// gap and no event twice.
-//
-// WEIR_CHAOS=10m runs it longer, WEIR_SEED=7 differently (make chaos).
+// gap and no event twice. What make chaos does, firmware-sim/chaos, knows more faults and no browser.
 func TestNothingLost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
-	duration, seed := chaosFor, uint64(1)
-	if s := os.Getenv("WEIR_CHAOS"); s != "" {
-		d, err := time.ParseDuration(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		duration = d
-	}
-	if s := os.Getenv("WEIR_SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seed = n
-	}
-	rng := rand.New(rand.NewPCG(seed, 0))
-
 	far := bridgetest.StartMosquitto(t)
 	link, err := fault.Listen(far.Addr)
 	if err != nil {
@@ -69,6 +53,7 @@ func TestNothingLost(t *testing.T) {
 	conf := filepath.Join(dir, "weir.yaml")
 	ports := []string{filepath.Join(dir, "tty-a"), filepath.Join(dir, "tty-b")}
 	text := fmt.Sprintf(`gateway: {id: chaos, site: serial, data_dir: data}
+health: {interval: 0}
 listeners:
   mqtt: {address: "%s"}
   http: {address: "%s"}
@@ -106,7 +91,7 @@ routes:
 	<-browser.live
 
 	ledger := sim.NewLedger()
-	load := &sim.Load{Address: mqtt, Clients: 8, Rate: 40, Seed: seed, Ledger: ledger}
+	load := &sim.Load{Address: mqtt, Clients: 8, Rate: 40, Seed: 1, Ledger: ledger}
 	sending, stopSending := context.WithCancel(ctx)
 	defer stopSending()
 	loaded := make(chan error, 1)
@@ -115,41 +100,26 @@ routes:
 		readers.Go(func() { sendLines(t, sending, ledger, port, i) })
 	}
 
-	// An outage lasts over several steps, so that weir is also killed in the midst of one.
-	begin, kills, stops, stalls := time.Now(), 0, 0, 0
-	heal := func() {}
-	away := false
-	for time.Since(begin) < duration || kills < chaosKills {
-		pause(ctx, time.Duration(300+rng.IntN(1500))*time.Millisecond)
-		switch n := rng.IntN(6); {
-		case away && n < 3:
-			heal()
-			away = false
-		case away:
-		case n == 0:
-			far.Stop()
-			heal, away = far.Start, true
-			stops++
-		case n == 1:
-			link.Stall()
-			heal, away = link.Pass, true
-			stalls++
-		case n == 2:
-			link.Cut()
-		}
-		if rng.IntN(4) == 0 {
-			continue
-		}
-		weir.kill()
-		pause(ctx, time.Duration(rng.IntN(300))*time.Millisecond)
+	script, err := fault.Parse(chaos)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verbs := link.Verbs()
+	verbs["stop"] = fault.Verb{Begin: func(string) error { far.Stop(); return nil }, End: far.Start}
+	verbs["kill"] = fault.Verb{Begin: func(string) error { weir.kill(); return nil }, End: func() {
 		weir = startProcess(t, "weir", "-c", conf, "run")
 		if err := waitListening("tcp", mqtt); err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
-		kills++
-	}
-	if away {
-		heal()
+	}}
+	begin, happened := time.Now(), map[string]int{}
+	err = script.Run(ctx, 1, chaosFor, verbs, func(s fault.Step) {
+		if s.Begin {
+			happened[s.Rule.Verb]++
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	stopSending()
 	if err := <-loaded; err != nil {
@@ -181,9 +151,9 @@ routes:
 	if err := report.Err(); err != nil {
 		t.Error(err)
 	}
-	t.Logf("seed %d: %v, %d kills, %d stops of the far end, %d stalls; the browser saw %d events over %d connections\n%v",
-		seed, time.Since(begin).Round(time.Second), kills, stops, stalls, len(browser.all()), browser.connections, &report)
-	if report.Acked < 1000 || report.Explained == 0 || report.Repeats == 0 {
+	t.Logf("%v, %v; the browser saw %d events over %d connections\n%v",
+		time.Since(begin).Round(time.Second), happened, len(browser.all()), browser.connections, &report)
+	if happened["kill"] < 20 || report.Acked < 1000 || report.Explained == 0 || report.Repeats == 0 {
 		t.Error("the run was too quiet to prove anything")
 	}
 	if err := weir.stop(); err != nil {

@@ -30,6 +30,7 @@ func TestOutlastsTheJournal(t *testing.T) {
 	mqtt, httpAddress := freePort(t), freePort(t)
 	conf := filepath.Join(dir, "weir.yaml")
 	text := fmt.Sprintf(`gateway: {id: outlast, data_dir: data}
+health: {interval: 0}
 listeners: {mqtt: {address: "%s"}, http: {address: "%s"}}
 journal: {max_size: 8MiB}
 uplinks: {far: {sink: mqtt, url: "mqtt://%s"}}

@@ -18,11 +18,15 @@ import (
 	"github.com/weir-iot/weir/firmware-sim/sim/mqttclient"
 )
 
-// writeConfig writes a config with a fresh data directory and free ports, and what more says.
+// writeConfig writes a config with a fresh data directory and free ports, without health events unless more
+// speaks of health, and what more says.
 func writeConfig(t testing.TB, more string) (file, mqtt, http string) {
 	t.Helper()
 	dir := t.TempDir()
 	mqtt, http = freePort(t), freePort(t)
+	if !strings.Contains(more, "health:") {
+		more += "health: {interval: 0}\n"
+	}
 	file = filepath.Join(dir, "weir.yaml")
 	text := fmt.Sprintf("gateway: {id: test-gw, site: plant1, data_dir: data}\nlisteners:\n  mqtt: {address: %q}\n  http: {address: %q}\n%s", mqtt, http, more)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/broker"
 	"github.com/weir-iot/weir/gateway/config"
+	"github.com/weir-iot/weir/gateway/health"
 	"github.com/weir-iot/weir/store"
 )
 
@@ -38,14 +39,16 @@ const (
 type app struct {
 	log     *slog.Logger
 	journal *store.Journal
-	state   *store.State
-	backlog *store.Reservoir
+	box     *store.Box // state and reservoir, in a process of their own
+	backlog *backlog   // the reservoir as the bridge and the keeper see it
 	keeper  *store.Keeper
 	hub     *gateway.Hub
 	broker  *broker.Broker
 	devices *devices.Supervisor
 	bridge  *bridge.Bridge
 	web     *web.Server
+	vitals  vitals
+	health  *health.Reporter // nil if nobody wants to know
 
 	mqtt, http, command net.Listener
 }
@@ -60,7 +63,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	}()
 
 	metrics := web.NewMetrics()
-	observer := metrics.Observer()
+	observer := a.vitals.watch(metrics.Observer())
 
 	// Ports first: a second gateway, or a mosquitto, is the commonest mistake, and the
 	// message about it should not come after a recovery.
@@ -75,24 +78,23 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("gateway.data_dir: %w", err)
 	}
-	a.journal, err = store.Open(store.Options{
+	a.journal, err = store.Open(withFaults(store.Options{
 		Dir:           filepath.Join(dir, "journal"),
 		MaxSize:       int64(cfg.Journal.MaxSize),
 		MinFree:       minFree(cfg.Journal.MinFree),
 		FlushInterval: cfg.Journal.FlushInterval,
 		Logger:        log.With("part", "journal"),
 		Observer:      observer,
-	})
+	}, log))
 	if err != nil {
 		return nil, err
 	}
-	if a.state, err = store.OpenState(filepath.Join(dir, "state"), log.With("part", "state")); err != nil {
+	if a.box, err = store.OpenBox(store.BoxOptions{Dir: dir, Logger: log.With("part", "state")}); err != nil {
 		return nil, err
 	}
+	state := a.box.State()
 
-	if a.backlog, err = store.OpenReservoir(filepath.Join(dir, "reservoir"), log.With("part", "reservoir")); err != nil {
-		return nil, err
-	}
+	a.backlog = newBacklog(a.box.Reservoir())
 
 	ingest := gateway.New(gateway.Options{
 		Journal: a.journal, Observer: observer,
@@ -101,7 +103,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	a.broker, err = broker.New(broker.Options{
 		Auth:     cfg.Auth,
 		Ingest:   ingest.Ingest,
-		State:    a.state,
+		State:    state,
 		Replay:   a.journal.Replay,
 		Age:      a.journal.Age,
 		Logger:   log.With("part", "broker"),
@@ -132,10 +134,11 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Routes:    cfg.Routes,
 		Hub:       a.hub,
 		Count:     a.journal.Count,
+		Missing:   a.journal.Missing,
 		Age:       a.journal.Age,
-		State:     a.state,
-		Backlog:   backlog{a.backlog},
-		StateLost: a.state.Lost(),
+		State:     state,
+		Backlog:   a.backlog,
+		StateLost: state.Lost(),
 		Logger:    log.With("part", "bridge"),
 		Observer:  observer,
 	})
@@ -143,6 +146,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		return nil, err
 	}
 	a.keeper = newKeeper(cfg, a, log)
+	a.health = newHealth(cfg, a, ingest, last, log)
 	a.web, err = web.New(web.Options{
 		GatewayID: cfg.Gateway.ID,
 		Version:   version,
@@ -178,13 +182,14 @@ func (a *app) Run(ctx context.Context) error {
 	defer fail(nil)
 
 	journal := startPhase(fail, journalDeadline, part{"journal", func(ctx context.Context) error { return a.journal.Run(ctx, a.hub) }})
-	drain := startPhase(fail, drainDeadline, part{"bridge", a.bridge.Run}, part{"keeper", a.keeper.Run})
+	drain := startPhase(fail, drainDeadline, part{"bridge", a.bridge.Run}, part{"keeper", a.keeper.Run}, part{"scrub", a.journal.Scrub})
 	intake := startPhase(fail, intakeDeadline,
 		part{"broker", a.broker.Run},
 		part{"mqtt listener", func(ctx context.Context) error { return a.broker.Serve(ctx, a.mqtt) }},
 		part{"http listener", func(ctx context.Context) error { return a.web.Serve(ctx, a.http, web.Network) }},
 		part{"command socket", func(ctx context.Context) error { return a.web.Serve(ctx, a.command, web.Local) }},
 		part{"devices", a.devices.Run},
+		part{"health", a.tellHealth},
 	)
 	<-ctx.Done()
 	a.log.Info("stopping", "reason", context.Cause(ctx))
@@ -199,11 +204,8 @@ func (a *app) Close() error {
 		}
 	}
 	var errs []error
-	if a.state != nil {
-		errs = append(errs, a.state.Close())
-	}
-	if a.backlog != nil {
-		errs = append(errs, a.backlog.Close())
+	if a.box != nil {
+		errs = append(errs, a.box.Close())
 	}
 	if a.journal != nil {
 		errs = append(errs, a.journal.Close())

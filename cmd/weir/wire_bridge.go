@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/weir-iot/weir/bridge"
@@ -11,20 +12,76 @@ import (
 	"github.com/weir-iot/weir/store"
 )
 
-// backlog is the reservoir as the bridge sees it.
-type backlog struct{ r *store.Reservoir }
+// backlog is the reservoir as the bridge and the keeper see it. It remembers marks, because the process
+// that holds the reservoir may be away just then, and a mark that is too low would be a loss.
+type backlog struct {
+	r *store.BoxReservoir
 
-func (b backlog) Read(holder string, from uint64) (gateway.Batch, error) {
+	mu    sync.Mutex
+	marks map[string]uint64
+}
+
+func newBacklog(r *store.BoxReservoir) *backlog {
+	return &backlog{r: r, marks: map[string]uint64{}}
+}
+
+func (b *backlog) Put(holder string, upTo uint64, records []store.Record) error {
+	err := b.r.Put(holder, upTo, records)
+	if err == nil {
+		b.learn(holder, upTo)
+	}
+	return err
+}
+
+func (b *backlog) learn(holder string, mark uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.marks[holder] = max(b.marks[holder], mark)
+}
+
+// Mark waits for the first answer; afterwards it knows, for nobody else puts anything there.
+func (b *backlog) Mark(holder string) uint64 {
+	for {
+		b.mu.Lock()
+		mark, known := b.marks[holder]
+		b.mu.Unlock()
+		if known {
+			return mark
+		}
+		if s, err := b.r.Ask(holder); err == nil {
+			b.learn(holder, s.Mark)
+		} else {
+			time.Sleep(askPause)
+		}
+	}
+}
+
+// askPause is how long Mark waits before it asks again.
+const askPause = 50 * time.Millisecond
+
+func (b *backlog) Shrink(holder string, after uint64, p store.Policy, maxBytes, now int64) error {
+	return b.r.Shrink(holder, after, p, maxBytes, now)
+}
+
+func (b *backlog) Stat(holder string) store.Stat {
+	s := b.r.Stat(holder)
+	s.Mark = b.Mark(holder)
+	return s
+}
+
+func (b *backlog) Read(holder string, from uint64) (gateway.Batch, error) {
 	found, err := b.r.Read(holder, from, 0)
 	return found.Batch(), err
 }
 
-func (b backlog) Mark(holder string) uint64                { return b.r.Stat(holder).Mark }
-func (b backlog) Release(holder string, upTo uint64) error { return b.r.Release(holder, upTo) }
+func (b *backlog) Release(holder string, upTo uint64) error { return b.r.Release(holder, upTo) }
 
-func (b backlog) Count(holder string) bridge.BacklogCount {
-	s := b.r.Stat(holder)
-	return bridge.BacklogCount{Events: s.Count, Bytes: s.Bytes, Oldest: time.Duration(s.OldestAge) * time.Millisecond, Dropped: s.Dropped}
+func (b *backlog) Count(holder string) (bridge.BacklogCount, error) {
+	s, err := b.r.Ask(holder)
+	if err != nil {
+		s = b.r.Stat(holder)
+	}
+	return bridge.BacklogCount{Mark: s.Mark, Events: s.Count, Bytes: s.Bytes, Oldest: time.Duration(s.OldestAge) * time.Millisecond, Dropped: s.Dropped}, err
 }
 
 func minFree(s config.Share) store.MinFree {
@@ -82,7 +139,10 @@ func (a *app) ledger() (web.Ledger, error) {
 	all, err := a.bridge.Accounts()
 	l := web.Ledger{Accepted: all.Accepted, Unrouted: all.Unrouted, Unaccounted: all.Unaccounted}
 	for _, r := range all.Routes {
-		l.Routes = append(l.Routes, web.LedgerAccount(r))
+		l.Routes = append(l.Routes, web.LedgerAccount{
+			Uplink: r.Uplink, Route: r.Route, Routed: r.Routed, Delivered: r.Delivered, Queued: r.Queued,
+			Expired: r.Expired, Dropped: r.Dropped, Dead: r.Dead, Unaccounted: r.Unaccounted, Replayed: r.Replayed,
+		})
 	}
 	return l, err
 }

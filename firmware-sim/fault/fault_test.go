@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -152,6 +153,36 @@ func TestCutAndRefuse(t *testing.T) {
 	hear(t, c, "d")
 }
 
+func TestDeafLosesAnswersAndTheirConnection(t *testing.T) {
+	k := link(t)
+	c, idle := dial(t, k), dial(t, k)
+	say(t, c, "a")
+	hear(t, c, "a")
+	k.Deaf()
+	say(t, c, "b")
+	hearNothing(t, c)
+	k.Pass()
+	hearReset(t, c) // it would never fit again
+	say(t, idle, "c")
+	hear(t, idle, "c")
+}
+
+func TestCutAfter(t *testing.T) {
+	k := link(t)
+	c := dial(t, k)
+	k.CutAfter(3)
+	say(t, c, "ab")
+	hear(t, c, "ab")
+	say(t, c, "cd")
+	buf := make([]byte, 10)
+	if n, err := io.ReadAtLeast(c, buf, 2); n > 1 || err == nil {
+		t.Fatalf("heard %q, %v behind the cut", buf[:n], err)
+	}
+	c = dial(t, k) // once
+	say(t, c, "efgh")
+	hear(t, c, "efgh")
+}
+
 func TestSlow(t *testing.T) {
 	k := link(t)
 	c := dial(t, k)
@@ -184,9 +215,17 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "[{3s 0s 0s stall  2s 2} {0s 10s 4s slow 1000 3s 4} {0s 0s 0s kill weir 0s 5} {0s 5s 0s cut  0s 6}]"
-	if got := fmt.Sprint([]Rule(s)); got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+	want := Script{
+		{At: 3 * time.Second, Verb: "stall", For: 2 * time.Second, Line: 2},
+		{Every: 10 * time.Second, Jitter: 4 * time.Second, Verb: "slow", Arg: "1000", For: 3 * time.Second, Line: 4},
+		{Verb: "kill", Arg: "weir", Line: 5},
+		{Every: 5 * time.Second, Verb: "cut", Line: 6},
+	}
+	if !slices.Equal(s, want) {
+		t.Errorf("got\n%swant\n%s", s, want)
+	}
+	if again := s.String(); again != "at 3s stall 2s\nevery 10s~4s slow 1000 3s\nat 0s kill weir\nevery 5s cut\n" {
+		t.Errorf("written again it is\n%s", again)
 	}
 	for text, want := range map[string]string{
 		"at 3s":                 `script line 1: "at 3s" is not: at|every TIME VERB [ARG] [FOR]`,

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,7 +18,8 @@ import (
 // A stall is a half-open connection: it stays up, new ones are accepted, and bytes are held
 // both ways; so is the news that an end has closed. A cut is a reset of every connection. While
 // the link refuses, new connections are reset as soon as they are accepted (the port stays
-// ours, so nobody else can take it); the ones there are pass.
+// ours, so nobody else can take it); the ones there are pass. While it is deaf, what the target
+// says is thrown away: so an acknowledgement is lost of what was accepted.
 type Link struct {
 	target   string
 	listener net.Listener
@@ -28,7 +30,9 @@ type Link struct {
 	closed  bool
 	stall   bool
 	refuse  bool
-	slow    int // bytes per second each way; 0: as fast as it goes
+	deaf    bool
+	left    int64 // bytes towards the target until a cut; negative: no end
+	slow    int   // bytes per second each way; 0: as fast as it goes
 	open    map[*pair]bool
 }
 
@@ -37,6 +41,8 @@ type pair struct {
 	mu    sync.Mutex
 	ends  []*net.TCPConn
 	ended chan struct{}
+
+	missed atomic.Bool // something of the target's was thrown away
 }
 
 // Listen starts a link to target on a free port of loopback.
@@ -50,7 +56,7 @@ func ListenAt(address, target string) (*Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start link: %w", err)
 	}
-	k := &Link{target: target, listener: l, changed: make(chan struct{}), open: map[*pair]bool{}}
+	k := &Link{target: target, listener: l, changed: make(chan struct{}), left: -1, open: map[*pair]bool{}}
 	k.pairs.Go(k.accept)
 	return k, nil
 }
@@ -58,14 +64,31 @@ func ListenAt(address, target string) (*Link, error) {
 // Addr is where to connect, host:port.
 func (k *Link) Addr() string { return k.listener.Addr().String() }
 
-// Pass ends a stall, refusal and slowness. What was held is delivered.
-func (k *Link) Pass() { k.set(func() { k.stall, k.refuse, k.slow = false, false, 0 }) }
+// Pass ends whatever was begun. What was held is delivered, unless a connection missed
+// something meanwhile: that one is reset.
+func (k *Link) Pass() {
+	k.set(func() { k.stall, k.refuse, k.deaf, k.slow, k.left = false, false, false, 0, -1 })
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for p := range k.open {
+		if p.missed.Load() {
+			p.reset()
+		}
+	}
+}
 
 // Stall holds everything until Pass.
 func (k *Link) Stall() { k.set(func() { k.stall = true }) }
 
 // Refuse takes no new connections until Pass.
 func (k *Link) Refuse() { k.set(func() { k.refuse = true }) }
+
+// Deaf throws away what the target sends, until Pass.
+func (k *Link) Deaf() { k.set(func() { k.deaf = true }) }
+
+// CutAfter cuts a connection as soon as n more bytes have gone to the target: mostly
+// within a packet.
+func (k *Link) CutAfter(n int64) { k.set(func() { k.left = n }) }
 
 // Slow lets so many bytes pass per second, in each direction of each connection.
 func (k *Link) Slow(bytesPerSecond int) { k.set(func() { k.slow = bytesPerSecond }) }
@@ -95,13 +118,22 @@ func (k *Link) Close() error {
 	return err
 }
 
-// Verbs are what a script can do to the link: stall, refuse, cut, and slow with bytes per
-// second.
+// Verbs are what a script can do to the link: stall, refuse, deaf, cut, slow with bytes per
+// second, and cut-after with bytes.
 func (k *Link) Verbs() map[string]Verb {
 	return map[string]Verb{
 		"stall":  {Begin: func(string) error { k.Stall(); return nil }, End: k.Pass},
 		"refuse": {Begin: func(string) error { k.Refuse(); return nil }, End: k.Pass},
+		"deaf":   {Begin: func(string) error { k.Deaf(); return nil }, End: k.Pass},
 		"cut":    {Begin: func(string) error { k.Cut(); return nil }},
+		"cut-after": {Begin: func(arg string) error {
+			n, err := strconv.Atoi(arg)
+			if err != nil || n < 0 {
+				return fmt.Errorf("cut-after needs bytes, not %q", arg)
+			}
+			k.CutAfter(int64(n))
+			return nil
+		}},
 		"slow": {Begin: func(arg string) error {
 			n, err := strconv.Atoi(arg)
 			if err != nil || n < 1 {
@@ -159,20 +191,24 @@ func (k *Link) carry(p *pair) {
 		return
 	}
 	var ways sync.WaitGroup
-	ways.Go(func() { k.copy(p, p.ends[1], p.ends[0]) })
-	ways.Go(func() { k.copy(p, p.ends[0], p.ends[1]) })
+	ways.Go(func() { k.copy(p, p.ends[1], p.ends[0], true) })
+	ways.Go(func() { k.copy(p, p.ends[0], p.ends[1], false) })
 	ways.Wait()
 }
 
 // copy carries one way. An end of file is passed on as one; anything else resets both ends.
-func (k *Link) copy(p *pair, to, from *net.TCPConn) {
+func (k *Link) copy(p *pair, to, from *net.TCPConn, up bool) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(buf[:k.chunk(len(buf))])
 		if !k.gate(p) || !k.pace(p, n) {
 			return
 		}
-		if _, werr := to.Write(buf[:n]); werr != nil {
+		b, cut := k.spend(buf[:n], up)
+		if len(b) < n && !up {
+			p.missed.Store(true)
+		}
+		if _, werr := to.Write(b); werr != nil || cut {
 			p.reset()
 			return
 		}
@@ -185,6 +221,23 @@ func (k *Link) copy(p *pair, to, from *net.TCPConn) {
 			return
 		}
 	}
+}
+
+// spend is what of b goes on, and whether the connection is cut behind it.
+func (k *Link) spend(b []byte, up bool) ([]byte, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case !up && k.deaf:
+		return nil, false
+	case !up || k.left < 0:
+		return b, false
+	case int64(len(b)) < k.left:
+		k.left -= int64(len(b))
+		return b, false
+	}
+	b, k.left = b[:k.left], -1
+	return b, true
 }
 
 // gate waits while the link is stalled. It returns false if p or the link has ended.

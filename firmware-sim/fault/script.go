@@ -37,6 +37,32 @@ type Verb struct {
 	End   func()
 }
 
+// String is the script as Parse reads it.
+func (s Script) String() string {
+	var b strings.Builder
+	for _, r := range s {
+		fmt.Fprintln(&b, r)
+	}
+	return b.String()
+}
+
+func (r Rule) String() string {
+	words := []string{"at", r.At.String(), r.Verb}
+	if r.Every > 0 {
+		words[0], words[1] = "every", r.Every.String()
+	}
+	if r.Jitter > 0 {
+		words[1] += "~" + r.Jitter.String()
+	}
+	if r.Arg != "" {
+		words = append(words, r.Arg)
+	}
+	if r.For > 0 {
+		words = append(words, r.For.String())
+	}
+	return strings.Join(words, " ")
+}
+
 // Parse reads a script.
 func Parse(text string) (Script, error) {
 	var s Script

@@ -1,9 +1,11 @@
 package sim
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,19 +18,36 @@ type Received struct {
 	ID    string // the event's id, as the gateway gave it
 }
 
+// sumMark stands before a message's checksum, its last member, over all before it.
+const sumMark = `,"sum":"`
+
+func sum(topic string, payload []byte) uint32 {
+	return crc32.Update(crc32.ChecksumIEEE([]byte(topic)), crc32.IEEETable, payload)
+}
+
 // ParseReceived reads the sequence number of an arrival: the member seq of a JSON object,
-// as in a Load, or the payload itself, as in the readings of a serial line.
+// as in a Load, or the payload itself, as in the readings of a serial line. A checksum that
+// does not fit is an error.
 func ParseReceived(topic string, payload []byte, id string) (Received, error) {
 	r := Received{Topic: topic, ID: id}
 	if n, err := strconv.ParseUint(string(payload), 10, 64); err == nil {
 		r.Seq = n
 		return r, nil
 	}
-	var body struct{ Seq *uint64 }
+	var body struct {
+		Seq *uint64
+		Sum *string
+	}
 	if err := json.Unmarshal(payload, &body); err != nil || body.Seq == nil {
 		return r, fmt.Errorf("%s: no sequence number in %.100q", topic, payload)
 	}
 	r.Seq = *body.Seq
+	if body.Sum != nil {
+		before := payload[:max(0, bytes.LastIndex(payload, []byte(sumMark)))]
+		if want := fmt.Sprintf("%08x", sum(topic, before)); *body.Sum != want {
+			return r, fmt.Errorf("%s %d: the checksum is %s, of what arrived it is %s: a wrong byte", topic, r.Seq, *body.Sum, want)
+		}
+	}
 	return r, nil
 }
 

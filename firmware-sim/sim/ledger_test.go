@@ -153,6 +153,25 @@ func TestParseReceived(t *testing.T) {
 	}
 }
 
+// Every wrong bit of a Load's message is found, also a topic that is another one.
+func TestWrongByte(t *testing.T) {
+	body := []byte(`{"seq":17,"value":0.250`)
+	payload := fmt.Appendf(body, `%s%08x"}`, sumMark, sum("t", body))
+	if r, err := ParseReceived("t", payload, "e"); err != nil || r.Seq != 17 {
+		t.Fatal(r, err)
+	}
+	if _, err := ParseReceived("u", payload, "e"); err == nil {
+		t.Error("it is at home on another topic")
+	}
+	for i := range len(body) * 8 {
+		wrong := bytes.Clone(payload)
+		wrong[i/8] ^= 1 << (i % 8)
+		if r, err := ParseReceived("t", wrong, "e"); err == nil {
+			t.Fatalf("%s is taken, as %+v", wrong, r)
+		}
+	}
+}
+
 func TestLedgerFile(t *testing.T) {
 	var file bytes.Buffer
 	l := NewLedger()

@@ -13,7 +13,8 @@ import (
 
 // Load publishes numbered messages from many clients and keeps the ledger of them. The
 // clients differ in QoS (1 and 2) and version (3.1.1 and 5), and keep their session. A
-// client has three topics, load/<client>/0 to 2; each numbers its messages from 1.
+// client has three topics, load/<client>/0 to 2; each numbers its messages from 1. A message
+// ends with a checksum, so that ParseReceived finds a wrong byte.
 type Load struct {
 	Address string // host:port of the gateway
 	Clients int
@@ -91,10 +92,11 @@ func (l *Load) publish(ctx context.Context, c *mqttclient.Client, i int) {
 		seq[n]++
 		m := &mqttclient.Message{
 			Topic:   fmt.Sprintf("load/%d/%d", i, n),
-			Payload: fmt.Appendf(nil, `{"seq":%d,"value":%.3f%s}`, seq[n], rng.NormFloat64(), l.padding()),
+			Payload: fmt.Appendf(nil, `{"seq":%d,"value":%.3f%s`, seq[n], rng.NormFloat64(), l.padding()),
 			QoS:     qos,
 			Tag:     tag{seq[n]},
 		}
+		m.Payload = fmt.Appendf(m.Payload, `%s%08x"}`, sumMark, sum(m.Topic, m.Payload))
 		if c.Publish(ctx, m) != nil { // ctx ended while the window was full: it was never sent
 			return
 		}

@@ -80,22 +80,30 @@ func (b *Broker) Run(ctx context.Context) error {
 	defer second.Stop()
 	checkpoint := time.NewTicker(b.o.CheckpointInterval)
 	defer checkpoint.Stop()
+	failed := false
 	for ctx.Err() == nil {
 		due := false
+		early := b.early
+		if failed { // the disk is full, say: once in a second will do
+			early = nil
+		}
 		select {
 		case <-ctx.Done():
 		case now := <-second.C:
 			b.tick(now)
+			due = failed
 		case <-checkpoint.C:
 			b.sweep()
 			due = true
-		case <-b.early:
+		case <-early:
 			due = true
 		}
 		if due {
-			if err := b.checkpoint(); err != nil {
-				b.log.Error("checkpoint failed", "error", err)
+			err := b.checkpoint()
+			if err != nil && !failed {
+				b.log.Error("checkpoint failed; it is tried every second", "error", err)
 			}
+			failed = err != nil
 		}
 	}
 	b.shutdown()

@@ -49,6 +49,7 @@ func (c *Config) check(root *node) Errors {
 	k.ids()
 	k.gateway()
 	k.journal()
+	k.health()
 	k.routes()
 	k.auth()
 	k.listeners() // needs auth
@@ -148,6 +149,27 @@ func (k *checker) journal() {
 	}
 	if j.FlushInterval < minFlush || j.FlushInterval > maxFlush {
 		k.fail(at("journal", "flush_interval"), "flush_interval must be 10ms to 1h")
+	}
+}
+
+// The health event is for people and dashboards: more often it wears flash, and less often nobody
+// can tell a gateway that is silent from one that is gone.
+const (
+	minHealth = time.Second
+	maxHealth = 24 * time.Hour
+)
+
+// health fills in the topic.
+func (k *checker) health() {
+	h := &k.Config.Health
+	if h.Interval != 0 && (h.Interval < minHealth || h.Interval > maxHealth) {
+		k.fail(at("health", "interval"), "interval must be 1s to 24h, or 0 to say nothing")
+	}
+	h.Topic = strings.NewReplacer("{gateway}", k.Config.Gateway.ID, "{site}", k.Config.Gateway.Site).Replace(h.Topic)
+	if err := gateway.ValidateTopic(h.Topic); err != nil {
+		k.fail(at("health", "topic"), "%v", err)
+	} else if strings.HasPrefix(h.Topic, "$") {
+		k.fail(at("health", "topic"), "topics that begin with $ are the broker's own and are not stored")
 	}
 }
 

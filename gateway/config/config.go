@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"errors"
 	"io"
 	"os"
@@ -17,6 +18,7 @@ type Config struct {
 	Gateway   Gateway
 	Listeners Listeners
 	Journal   Journal
+	Health    Health
 	Devices   map[string]Section // by id; the driver decodes its own
 	Uplinks   map[string]Section // by id; the sink decodes its own
 	Routes    map[string]Route
@@ -25,6 +27,9 @@ type Config struct {
 
 	Auth  *auth.Policy `yaml:"-"` // made of Users and Roles
 	Files []string     `yaml:"-"` // what was read, in order
+	// Sum is the SHA-256 of the files, one behind the other, as they were read: before references
+	// were filled in, so that it tells nothing of a password.
+	Sum [sha256.Size]byte `yaml:"-"`
 }
 
 // Gateway says who this gateway is.
@@ -58,6 +63,14 @@ type Journal struct {
 	MaxAge        time.Duration `yaml:"max_age"`        // default 7d; 0: what there is room for
 	MinFree       Share         `yaml:"min_free"`       // default 5%, but 1GiB at most
 	FlushInterval time.Duration `yaml:"flush_interval"` // default 1s
+}
+
+// Health is what the gateway says of itself.
+type Health struct {
+	// Interval is how often; default 1m, 0: never.
+	Interval time.Duration
+	// Topic is where, with {gateway} and {site}. Default weir/{gateway}/health.
+	Topic string
 }
 
 // Route sends what its topics match to an uplink. A topic that several routes of one uplink match
@@ -141,7 +154,7 @@ func Load(file string) (*Config, error) {
 		return nil, err
 	}
 	c := defaults()
-	c.Files = files
+	c.Files, c.Sum = files.names, files.sum
 	if errs := decode(root, c); len(errs) > 0 {
 		return nil, errs.orNil()
 	}
@@ -155,6 +168,7 @@ func defaults() *Config {
 	c := &Config{
 		Gateway: Gateway{ID: hostID(os.Hostname()), Site: "weir"},
 		Journal: Journal{MaxSize: 2 << 30, MaxAge: 7 * 24 * time.Hour, MinFree: Share{Percent: 5}, FlushInterval: time.Second},
+		Health:  Health{Interval: time.Minute, Topic: "weir/{gateway}/health"},
 	}
 	c.Listeners.MQTT.Address = "127.0.0.1:1883"
 	c.Listeners.HTTP.Address = "127.0.0.1:8080"
@@ -178,25 +192,31 @@ func hostID(host string, err error) string {
 	return id[:min(len(id), maxID)]
 }
 
-// readExpanded is read with the references filled in.
-func readExpanded(file string) (*node, []string, error) {
-	root, names, err := read(file)
-	if err != nil {
-		return nil, nil, err
-	}
-	return root, names, root.src.secrets.expand(root).orNil()
+// files is what was read.
+type files struct {
+	names []string // in order
+	sum   [sha256.Size]byte
 }
 
-// read returns the files as one tree, and their names. The tree's own place is the
-// main file as a whole.
-func read(file string) (*node, []string, error) {
+// readExpanded is read with the references filled in.
+func readExpanded(file string) (*node, files, error) {
+	root, found, err := read(file)
+	if err != nil {
+		return nil, files{}, err
+	}
+	return root, found, root.src.secrets.expand(root).orNil()
+}
+
+// read returns the files as one tree. The tree's own place is the main file as a whole.
+func read(file string) (*node, files, error) {
 	shared := &secrets{dir: filepath.Dir(file)}
 	root := &node{kind: dict, place: place{&source{name: file, secrets: shared}, 0, 0}}
 	if file == "" {
-		return root, nil, nil
+		return root, files{sum: sha256.Sum256(nil)}, nil
 	}
 	names, errs := fragments(file, shared)
 	names = append([]string{file}, names...)
+	sum := sha256.New()
 	for _, name := range names {
 		src := &source{name: name, secrets: shared}
 		data, err := readFile(name)
@@ -204,12 +224,13 @@ func read(file string) (*node, []string, error) {
 			errs = append(errs, src.errorf(0, 0, "%v", err))
 			continue
 		}
+		sum.Write(data)
 		n, parseErrs := parse(src, data)
 		if errs = append(errs, parseErrs...); len(parseErrs) == 0 {
 			errs = append(errs, root.merge(n)...)
 		}
 	}
-	return root, names, errs.orNil()
+	return root, files{names, [sha256.Size]byte(sum.Sum(nil))}, errs.orNil()
 }
 
 // fragments are the files of conf.d. One that would be passed over because of its

@@ -120,7 +120,7 @@ func TestCommentedConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []*Config{empty, asIs} {
-		c.Auth, c.Files = nil, nil
+		c.Auth, c.Files, c.Sum = nil, nil, empty.Sum
 	}
 	if !reflect.DeepEqual(empty, asIs) {
 		t.Errorf("weir.yaml is %+v\nan empty file %+v", asIs, empty)
@@ -131,7 +131,7 @@ func TestCommentedConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all.Gateway.Site != empty.Gateway.Site || all.Journal != empty.Journal || all.Listeners.MQTT != empty.Listeners.MQTT ||
+	if all.Gateway.Site != empty.Gateway.Site || all.Journal != empty.Journal || all.Health.Interval != empty.Health.Interval || all.Listeners.MQTT != empty.Listeners.MQTT ||
 		all.Listeners.HTTP.Address != empty.Listeners.HTTP.Address || len(all.Listeners.HTTP.Origins) != 0 {
 		t.Errorf("weir.yaml shows other defaults than there are: %+v", all)
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"errors"
 	"os"
 	"path/filepath"
@@ -28,9 +29,33 @@ func TestDefaults(t *testing.T) {
 		if c.Journal != (Journal{MaxSize: 2 << 30, MaxAge: 7 * 24 * time.Hour, MinFree: Share{Percent: 5}, FlushInterval: time.Second}) {
 			t.Errorf("%s: journal is %+v", name, c.Journal)
 		}
+		if c.Health != (Health{Interval: time.Minute, Topic: "weir/" + c.Gateway.ID + "/health"}) {
+			t.Errorf("%s: health is %+v", name, c.Health)
+		}
 		if c.Auth == nil || !c.Auth.Open() || len(c.Files) != 1 {
 			t.Errorf("%s: %+v", name, c)
 		}
+	}
+}
+
+// The sum is of the files as they are, so that sha256sum says the same, and a secret is not in it.
+func TestSum(t *testing.T) {
+	main, more := "gateway: {id: gw, site: \"${file:secret}\"}\nhealth: {topic: \"{site}/{gateway}/health\"}\n", "journal: {max_size: 1GiB}\n"
+	sum := func(secret string) [sha256.Size]byte {
+		c, err := Load(tree(t, map[string]string{"weir.yaml": main, "conf.d/a.yaml": more, "secret": secret}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Health.Topic != secret+"/gw/health" {
+			t.Errorf("health goes to %s", c.Health.Topic)
+		}
+		return c.Sum
+	}
+	if a, b := sum("one"), sum("two"); a != b || a != sha256.Sum256([]byte(main+more)) {
+		t.Errorf("sums %x and %x, want %x", a, b, sha256.Sum256([]byte(main+more)))
+	}
+	if c, err := Load(""); err != nil || c.Sum != sha256.Sum256(nil) {
+		t.Errorf("without a file: %x, %v", c.Sum, err)
 	}
 }
 

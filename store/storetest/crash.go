@@ -170,7 +170,8 @@ func testKill(t *testing.T, open Open) {
 	}
 	epoch := ""
 	for round := range rounds {
-		cmd := exec.Command(os.Args[0], "-test.run=^"+name+"$")
+		line := append(strings.Fields(os.Getenv("WEIR_EMULATOR")), os.Args[0], "-test.run=^"+name+"$")
+		cmd := exec.Command(line[0], line[1:]...)
 		cmd.Env = append(os.Environ(), childDir+"="+dir)
 		cmd.Stderr = os.Stderr
 		pipe, err := cmd.StdoutPipe()

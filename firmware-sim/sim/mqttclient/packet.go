@@ -212,6 +212,7 @@ type packet struct {
 	present        bool // CONNACK: session present
 	receiveMaximum int
 	message        Message
+	level          Version // CONNECT
 }
 
 var errShort = errors.New("packet is shorter than it says")
@@ -324,6 +325,9 @@ func parsePacket(first byte, body []byte, v Version) (*packet, error) {
 	p := &packet{kind: first >> 4, flags: first & 15}
 	r := &reader{b: body}
 	switch p.kind {
+	case connect:
+		r.string()
+		p.level = Version(r.byte())
 	case connack:
 		p.present = r.byte()&1 != 0
 		p.reason = r.byte()
@@ -352,13 +356,13 @@ func parsePacket(first byte, body []byte, v Version) (*packet, error) {
 			r.properties(p)
 		}
 		p.codes = r.b
-	case pingresp:
+	case pingreq, pingresp:
 	case disconnect:
 		if v == V5 && len(r.b) > 0 {
 			p.reason = r.byte()
 		}
 	default:
-		return nil, fmt.Errorf("packet of type %d, which no server sends", p.kind)
+		return nil, fmt.Errorf("packet of type %d, which nobody sends here", p.kind)
 	}
 	if r.err != nil {
 		return nil, r.err

@@ -1,0 +1,271 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/weir-iot/weir/gateway"
+)
+
+// Box runs state and reservoir in a child process, so that what ends Badger does not end the gateway: it
+// dies of SIGBUS when another program fills the disk, and panics in goroutines of its own, and no recover
+// reaches either.
+//
+//	gateway ── State, Reservoir ── socket pair ── child: ServeBox ── Badger
+//
+// A child that ends is started again. Calls that waited fail with ErrTransient: a change may or may not have
+// been made. One that ended because the disk is full, or found it full, opens for reading only and
+// goes over to writing when there is room.
+type Box struct {
+	o    BoxOptions
+	stop context.CancelFunc
+	done chan struct{} // run has ended
+
+	mu     sync.Mutex // guards what follows
+	client *client    // nil while there is no child that answers
+	why    error      // why not
+	child  int        // its process id
+
+	state     BoxState
+	reservoir BoxReservoir
+}
+
+// BoxOptions are what OpenBox needs. Dir is required.
+type BoxOptions struct {
+	Dir string // of the gateway's data: state/ and reservoir/ are made in it
+
+	// Command starts a program that calls ServeBox with Dir and file descriptor 3; Dir is
+	// appended. The default is this program with "box".
+	Command []string
+	// OpenTimeout is how long the databases may take to open before the child is killed, which counts
+	// as a failed attempt; default 30 s.
+	OpenTimeout time.Duration
+	Logger      *slog.Logger
+}
+
+const (
+	boxMemory     = "32MiB" // soft limit of the child, GOMEMLIMIT
+	boxBackoff    = 50 * time.Millisecond
+	boxBackoffMax = time.Second
+	boxSteady     = 10 * time.Second // a child that lived as long begins with the shortest backoff again
+)
+
+// BoxFile is the file descriptor a child is given.
+const BoxFile = 3
+
+// OpenBox starts the child and returns when it has opened both databases. It fails with what the child could
+// not do, and if it does not come up in maxStrikes+1 attempts, after which a database that kills it
+// has been set aside.
+func OpenBox(o BoxOptions) (*Box, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.OpenTimeout <= 0 {
+		o.OpenTimeout = 30 * time.Second
+	}
+	if len(o.Command) == 0 {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("open box: %w", err)
+		}
+		o.Command = []string{self, "box"}
+	}
+	if err := os.MkdirAll(o.Dir, 0o750); err != nil {
+		return nil, fmt.Errorf("open box: %w", err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	b := &Box{o: o, stop: stop, done: make(chan struct{})}
+	b.state.b, b.reservoir.b = b, b
+	b.reservoir.stats = map[string]Stat{}
+	var c *child
+	var err error
+	for range 2*maxStrikes + 2 { // for two databases
+		if c, err = b.start(); err == nil || !errors.Is(err, errChildDied) {
+			break
+		}
+	}
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("open box: %w", err)
+	}
+	go b.run(ctx, c)
+	b.reservoir.Holders()
+	return b, nil
+}
+
+// State is the state in the box.
+func (b *Box) State() *BoxState { return &b.state }
+
+// Reservoir is the reservoir in the box.
+func (b *Box) Reservoir() *BoxReservoir { return &b.reservoir }
+
+// Close lets the child close its databases, and returns when it has ended.
+func (b *Box) Close() error {
+	b.stop()
+	<-b.done
+	return nil
+}
+
+var (
+	errBoxClosed = gateway.Errorf(gateway.ErrTransient, "the box is closed")
+	errChildDied = errors.New("the process with the databases ended")
+)
+
+// do is a call to the child there is.
+func (b *Box) do(v verb, body []byte) ([][]byte, error) {
+	b.mu.Lock()
+	c, why := b.client, b.why
+	b.mu.Unlock()
+	if c == nil {
+		return nil, why
+	}
+	return c.do(v, body)
+}
+
+// child is one process.
+type child struct {
+	cmd    *exec.Cmd
+	client *client
+	ended  chan error // of cmd.Wait, once
+	born   time.Time
+}
+
+// start starts a child and waits until it answers.
+func (b *Box) start() (*child, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "box"), os.NewFile(uintptr(fds[1]), "gateway")
+	cmd := exec.Command(b.o.Command[0], append(b.o.Command[1:len(b.o.Command):len(b.o.Command)], b.o.Dir)...)
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.Env = append(os.Environ(), "GOMEMLIMIT="+boxMemory, "GOTRACEBACK=single")
+	out := &boxLog{log: b.o.Logger}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
+		ours.Close()
+		theirs.Close()
+		return nil, err
+	}
+	theirs.Close()
+	c := &child{
+		cmd: cmd, client: &client{w: newWire(ours), calls: map[uint64]*call{}}, ended: make(chan error, 1), born: time.Now(),
+	}
+	go func() { c.ended <- cmd.Wait() }()
+	late := time.AfterFunc(b.o.OpenTimeout, func() {
+		b.o.Logger.Error("the databases do not open; their process is killed", "after", b.o.OpenTimeout)
+		cmd.Process.Kill()
+	})
+	_, v, body, err := c.client.w.receive()
+	late.Stop()
+	switch {
+	case err != nil:
+		err = errors.Join(errChildDied, b.reap(c))
+	case v == answerFailed:
+		err = errors.Join(decodeError(body), b.end(c))
+	}
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.client, b.why, b.child = c.client, nil, cmd.Process.Pid
+	return c, nil
+}
+
+// reap waits for a child that died, and says how. What died of a full disk is not the fault of what it
+// opened.
+func (b *Box) reap(c *child) error {
+	c.client.w.c.Close()
+	err := <-c.ended
+	if err == nil {
+		err = errors.New("exit status 0")
+	}
+	if checkFree(filepath.Join(b.o.Dir, "state")) != nil {
+		for _, name := range []string{"state", "reservoir"} {
+			os.Remove(strikes{filepath.Join(b.o.Dir, name) + ".opening"}.path)
+		}
+	}
+	return err
+}
+
+// end closes the wire, which lets a child close its databases, and waits for it.
+func (b *Box) end(c *child) error {
+	c.client.w.c.Close()
+	late := time.AfterFunc(closeLimit+lockWait, func() { c.cmd.Process.Kill() })
+	defer late.Stop()
+	return <-c.ended
+}
+
+// run keeps a child until ctx ends.
+func (b *Box) run(ctx context.Context, c *child) {
+	defer close(b.done)
+	backoff := boxBackoff
+	for {
+		if c != nil {
+			err := b.serve(ctx, c)
+			if ctx.Err() != nil {
+				return
+			}
+			b.o.Logger.Error("the process with the databases ended; it is started again", "error", err)
+			if time.Since(c.born) > boxSteady {
+				backoff = boxBackoff
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(backoff):
+		}
+		backoff = min(2*backoff, boxBackoffMax)
+		var err error
+		if c, err = b.start(); err != nil {
+			c = nil
+			b.down(err)
+			b.o.Logger.Error("the databases cannot be opened", "error", err)
+		}
+	}
+}
+
+// serve returns when the child has ended.
+func (b *Box) serve(ctx context.Context, c *child) error {
+	stopped := context.AfterFunc(ctx, func() { c.client.w.c.Close() })
+	defer stopped()
+	err := c.client.receive()
+	if ctx.Err() != nil {
+		b.down(errBoxClosed)
+		c.client.fail(errBoxClosed)
+		return b.end(c)
+	}
+	if !errors.Is(err, io.EOF) { // what it sends is nonsense, or it cannot be written to
+		c.cmd.Process.Kill()
+	}
+	b.down(errChildDied)
+	c.client.fail(b.reason(errChildDied))
+	return b.reap(c)
+}
+
+// down makes calls fail until there is another child.
+func (b *Box) down(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.client, b.why, b.child = nil, b.reason(err), 0
+}
+
+// reason is what callers are told: the disk is full, or it may work another time.
+func (b *Box) reason(err error) error {
+	if full := checkFree(filepath.Join(b.o.Dir, "state")); errors.Is(full, gateway.ErrFull) {
+		return full
+	}
+	return gateway.Errorf(gateway.ErrTransient, "%w", err)
+}

@@ -135,7 +135,7 @@ func (p *Pump) trace(s *source, offset uint64, e *gateway.Event, synced uint64) 
 		case l != nil:
 			return TraceRoute{Fate: FateDead, Detail: fmt.Sprintf("refused %s: %s", l.Time.Format(time.RFC3339), l.Reason)}, nil
 		case offset <= done.Offset:
-			return p.traceDone(s, offset, e, c, stored), nil
+			return p.traceDone(s, offset, e, c, stored)
 		case seen.found:
 			return p.traceSeen(s, e, seen, up), nil
 		}
@@ -147,7 +147,7 @@ func (p *Pump) trace(s *source, offset uint64, e *gateway.Event, synced uint64) 
 }
 
 // traceDone is for what lies at or below the low-water mark. The counters say what else it may be.
-func (p *Pump) traceDone(s *source, offset uint64, e *gateway.Event, c Commit, stored gateway.Position) TraceRoute {
+func (p *Pump) traceDone(s *source, offset uint64, e *gateway.Event, c Commit, stored gateway.Position) (TraceRoute, error) {
 	r := TraceRoute{Fate: FateAcknowledged, Detail: "at or below the cursor, " + c.Position.String()}
 	switch {
 	case offset <= s.began:
@@ -165,10 +165,16 @@ func (p *Pump) traceDone(s *source, offset uint64, e *gateway.Event, c Commit, s
 		doubt(c.Expired, "have expired")
 	}
 	if offset < p.o.Backlog.Mark(s.holder) {
-		backlog, _ := p.o.Backlog.Count(s.holder)
+		backlog, err := p.o.Backlog.Count(s.holder)
+		if err != nil {
+			return r, err
+		}
 		for _, reason := range slices.Sorted(maps.Keys(backlog.Dropped)) {
 			doubt(backlog.Dropped[reason], "were dropped in the reservoir: "+reason)
 		}
+	}
+	if e == nil {
+		doubt(c.Damaged, "were lost to damage of the journal")
 	}
 	doubt(s.dead.gone().Dropped, "dead letters were dropped by hand")
 	if e == nil {
@@ -178,7 +184,7 @@ func (p *Pump) traceDone(s *source, offset uint64, e *gateway.Event, c Commit, s
 	if len(doubts) > 0 {
 		r.Doubt = "of this route " + strings.Join(doubts, ", ") + "; it may be one of them"
 	}
-	return r
+	return r, nil
 }
 
 // traceSeen is for what is in the window.
@@ -225,8 +231,11 @@ func (p *Pump) traceWaiting(s *source, offset uint64, e *gateway.Event, synced u
 	if e == nil {
 		return TraceRoute{Fate: FateUnknown, Detail: "not in the reservoir: if it went there, it was dropped"}, nil
 	}
+	backlog, err := p.o.Backlog.Count(s.holder)
+	if err != nil {
+		return TraceRoute{}, err
+	}
 	var reasons []string
-	backlog, _ := p.o.Backlog.Count(s.holder)
 	for _, reason := range slices.Sorted(maps.Keys(backlog.Dropped)) {
 		if backlog.Dropped[reason] > 0 {
 			reasons = append(reasons, reason)

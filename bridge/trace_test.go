@@ -30,7 +30,7 @@ func (s *shelf) Read(_ string, from uint64) (gateway.Batch, error) {
 func (s *shelf) Mark(string) uint64           { return s.mark }
 func (s *shelf) Release(string, uint64) error { return nil }
 func (s *shelf) Count(string) (bridge.BacklogCount, error) {
-	return bridge.BacklogCount{Events: uint64(len(s.events)), Dropped: s.dropped}, nil
+	return bridge.BacklogCount{Mark: s.mark, Events: uint64(len(s.events)), Dropped: s.dropped}, nil
 }
 
 func TestTrace(t *testing.T) {

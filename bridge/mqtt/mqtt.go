@@ -20,6 +20,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -215,6 +216,19 @@ func (s *Sink) CertificateExpiry() time.Time { return s.dialer.CertificateExpiry
 
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {
+	return s.within(ctx, func(conn net.Conn, deadline time.Time) error {
+		l := newLink(s, conn)
+		c, lasts := s.hello(time.Now())
+		if err := l.connect(c, lasts, deadline); err != nil {
+			return err
+		}
+		up()
+		return l.run(ctx, events, done)
+	})
+}
+
+// within dials, and calls fn with a connection that ends with ctx and with fn. The CONNACK is due at deadline.
+func (s *Sink) within(ctx context.Context, fn func(conn net.Conn, deadline time.Time) error) error {
 	deadline := time.Now().Add(s.dialer.Timeout())
 	raw, err := s.dialer.Dial(ctx, s.at.address)
 	if err != nil {
@@ -227,12 +241,7 @@ func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func()
 		conn, err = s.openWebSocket(raw, deadline)
 	}
 	if err == nil {
-		l := newLink(s, conn)
-		c, lasts := s.hello(time.Now())
-		if err = l.connect(c, lasts, deadline); err == nil {
-			up()
-			err = l.run(ctx, events, done)
-		}
+		err = fn(conn, deadline)
 	}
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -52,7 +52,9 @@ type Options struct {
 	Devices func() []Device
 	Uplinks func() []Uplink
 	Ledger  func() (Ledger, error)
-	Ready   func() error // nil or why the gateway cannot take events yet
+	// Due returns what a route is done with, from an offset on. Nil: there are no routes.
+	Due   func(uplink, route string, from uint64) (Due, error)
+	Ready func() error // nil or why the gateway cannot take events yet
 
 	Logger   *slog.Logger
 	Observer gateway.Observer
@@ -203,6 +205,9 @@ func New(o Options) (*Server, error) {
 		o.Ready = func() error { return nil }
 	}
 	o.Observer = o.Observer.OrNop()
+	if o.Due == nil {
+		o.Due = noDue
+	}
 	orDefault(&o.MaxStreams, 2000)
 	orDefault(&o.MaxFilters, 64)
 	orDefault(&o.Heartbeat, 15*time.Second)
@@ -253,6 +258,7 @@ func (s *Server) routes(page http.Handler) http.Handler {
 	inside.HandleFunc("GET /api/devices", s.apiDevices)
 	inside.HandleFunc("GET /api/uplinks", s.apiUplinks)
 	inside.HandleFunc("GET /api/ledger", s.apiLedger)
+	inside.HandleFunc("GET /api/due", s.apiDue)
 	inside.HandleFunc("POST /api/publish", s.apiPublish)
 	if s.o.Metrics != nil {
 		inside.Handle("GET /metrics", s.o.Metrics.handler())

@@ -160,6 +160,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Devices:   a.deviceStatus,
 		Uplinks:   a.uplinkStatus,
 		Ledger:    a.ledger,
+		Due:       a.due(cfg, state),
 		Ready:     a.ready,
 		Metrics:   metrics,
 		Observer:  observer,

@@ -16,6 +16,7 @@ import (
 
 	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/bridge/mqtt"
+	"github.com/weir-iot/weir/bridge/nats"
 	"github.com/weir-iot/weir/bridge/verify"
 	"github.com/weir-iot/weir/bridge/web"
 	"github.com/weir-iot/weir/gateway"
@@ -23,12 +24,13 @@ import (
 
 // verifyOptions are the flags of weir verify.
 type verifyOptions struct {
-	topic, gateway, against string
-	length                  time.Duration
-	count                   uint64
-	json                    bool
-	username, passwordFile  string
-	dial                    dial.Config
+	topic, stream          string
+	gateway, against       string
+	length                 time.Duration
+	count                  uint64
+	json                   bool
+	username, passwordFile string
+	dial                   dial.Config
 }
 
 func verifyCommand(o *options) *cobra.Command {
@@ -42,12 +44,14 @@ is asked what it has sent by a route, and what of that did not arrive is named.
 
 A repeat is no mistake: Weir sends at least once. Everything else is, and so is nothing at all.
 
-At an MQTT broker (mqtt://, mqtts://, ws:// or wss://) it subscribes and listens for a while; a broker keeps
-no stream that could be read from its beginning.
+At an MQTT broker (mqtt://, mqtts://, ws:// or wss://) it subscribes to --topic and listens for a minute, for
+a broker keeps no stream that could be read from its beginning. Of a NATS server (nats:// or tls://) it
+reads the --stream from its beginning to its end.
 
 Exit codes: 0 nothing is wrong, 1 something is, or the command failed, 2 usage, 3 config invalid,
 4 gateway not reachable.`,
 		Example: `  weir verify mqtt://broker.example.com --topic 'plant1/#' --for 10m
+  weir verify nats://n1.example.com --stream EVENTS
   weir verify mqtts://broker.example.com --username ops --password-file pw --against cloud/telemetry`,
 		Args: args(1, 1, "the url of a far end"),
 		RunE: func(cmd *cobra.Command, given []string) error {
@@ -69,8 +73,9 @@ Exit codes: 0 nothing is wrong, 1 something is, or the command failed, 2 usage, 
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&v.topic, "topic", "#", "the topic `FILTER`")
-	f.DurationVar(&v.length, "for", time.Minute, "how long to listen")
+	f.StringVar(&v.topic, "topic", "#", "the topic `FILTER` at an MQTT broker")
+	f.StringVar(&v.stream, "stream", "", "the `NAME` of a NATS stream")
+	f.DurationVar(&v.length, "for", 0, "how long to listen; default: 1m at an MQTT broker, elsewhere to the end of what is there")
 	f.Uint64Var(&v.count, "count", 0, "stop after `N` arrivals")
 	f.StringVar(&v.gateway, "expect-gateway", "", "look at the events of the gateway `ID` only")
 	f.StringVar(&v.against, "against", "", "ask the running gateway what it has sent by `UPLINK/ROUTE`")
@@ -106,6 +111,10 @@ func (v *verifyOptions) run(cmd *cobra.Command, o *options, far string) (*verify
 	over.Stop() // until there is something to hear
 	defer over.Stop()
 	ready := func() {
+		if v.length == 0 {
+			enough()
+			return
+		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "listening for %v\n", v.length)
 		over.Reset(v.length)
 	}
@@ -152,9 +161,18 @@ func (v *verifyOptions) reader(far string) (look, error) {
 		if err != nil {
 			return nil, err
 		}
+		if v.length == 0 {
+			v.length = time.Minute
+		}
+		return r.Read, nil
+	case "nats", "tls":
+		r, err := nats.NewReader(nats.Config{Config: v.dial, URLs: []string{far}, Username: v.username, Password: password}, v.stream)
+		if err != nil {
+			return nil, err
+		}
 		return r.Read, nil
 	}
-	return nil, fmt.Errorf("there is no reader for %q: mqtt://, mqtts://, ws:// or wss://", u.Scheme)
+	return nil, fmt.Errorf("there is no reader for %q: mqtt://, mqtts://, ws://, wss://, nats:// or tls://", u.Scheme)
 }
 
 // asker is what asks the running gateway what is due; nil without --against.

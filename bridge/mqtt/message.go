@@ -110,7 +110,7 @@ func (m *message) properties() []gateway.UserProperty {
 		all = append(all, gateway.UserProperty{Key: "weir-quality", Value: e.Quality.String()})
 	}
 	if m.topic != e.Topic {
-		all = append(all, gateway.UserProperty{Key: "weir-topic", Value: e.Topic})
+		all = append(all, gateway.UserProperty{Key: topicProperty, Value: e.Topic})
 	}
 	for _, p := range e.UserProperties {
 		if !strings.HasPrefix(p.Key, "weir-") {

@@ -228,6 +228,18 @@ func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func()
 // with runs fn on a connection that has said hello. When ctx ends, what fn reads or writes then
 // ends after grace.
 func (s *Sink) with(ctx context.Context, grace time.Duration, makeLink func(*Sink, net.Conn) *link, fn func(*link) error) error {
+	return s.within(ctx, grace, func(conn net.Conn, deadline time.Time) error {
+		l := makeLink(s, conn)
+		c, lasts := s.hello(time.Now())
+		if err := l.connect(c, lasts, deadline); err != nil {
+			return err
+		}
+		return fn(l)
+	})
+}
+
+// within dials, and calls fn with a connection that ends with fn, and grace after ctx. The CONNACK is due at deadline.
+func (s *Sink) within(ctx context.Context, grace time.Duration, fn func(conn net.Conn, deadline time.Time) error) error {
 	deadline := time.Now().Add(s.dialer.Timeout())
 	raw, err := s.dialer.Dial(ctx, s.at.address)
 	if err != nil {
@@ -246,11 +258,7 @@ func (s *Sink) with(ctx context.Context, grace time.Duration, makeLink func(*Sin
 		conn, err = s.openWebSocket(raw, deadline)
 	}
 	if err == nil {
-		l := makeLink(s, conn)
-		c, lasts := s.hello(time.Now())
-		if err = l.connect(c, lasts, deadline); err == nil {
-			err = fn(l)
-		}
+		err = fn(conn, deadline)
 	}
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -15,8 +15,11 @@ import (
 	"github.com/weir-iot/weir/gateway"
 )
 
-// idProperty is the user property that holds the event's id.
-const idProperty = "weir-id"
+// The user properties that hold the event's id, and its topic where that was rewritten.
+const (
+	idProperty    = "weir-id"
+	topicProperty = "weir-topic"
+)
 
 // v5 is MQTT 5.
 type v5 struct{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -141,14 +142,17 @@ func (w *wire) arrivals() []bridgetest.Arrival {
 	return append([]bridgetest.Arrival(nil), w.all...)
 }
 
-// stored is what a stream has.
-func stored(t *testing.T, s jetstream.Stream) (all []bridgetest.Arrival) {
+// stored is what a stream has, but for those that were deleted.
+func stored(t *testing.T, s jetstream.Stream, deleted ...uint64) (all []bridgetest.Arrival) {
 	t.Helper()
 	info, err := s.Info(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for seq := info.State.FirstSeq; seq <= info.State.LastSeq && info.State.Msgs > 0; seq++ {
+		if slices.Contains(deleted, seq) {
+			continue
+		}
 		m, err := s.GetMsg(context.Background(), seq)
 		if err != nil {
 			t.Fatal(err)

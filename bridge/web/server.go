@@ -53,8 +53,10 @@ type Options struct {
 	Uplinks   func() []Uplink
 	Downlinks func() []Downlink
 	Ledger    func() (Ledger, error)
-	Ops       Ops
-	Ready     func() error // nil or why the gateway cannot take events yet
+	// Due returns what a route is done with, from an offset on. Nil: there are no routes.
+	Due   func(uplink, route string, from uint64) (Due, error)
+	Ops   Ops
+	Ready func() error // nil or why the gateway cannot take events yet
 
 	Logger   *slog.Logger
 	Observer gateway.Observer
@@ -227,6 +229,9 @@ func New(o Options) (*Server, error) {
 		o.Ready = func() error { return nil }
 	}
 	o.Observer = o.Observer.OrNop()
+	if o.Due == nil {
+		o.Due = noDue
+	}
 	orDefault(&o.MaxStreams, 2000)
 	orDefault(&o.MaxFilters, 64)
 	orDefault(&o.Heartbeat, 15*time.Second)
@@ -278,6 +283,7 @@ func (s *Server) routes(page http.Handler) http.Handler {
 	inside.HandleFunc("GET /api/uplinks", s.apiUplinks)
 	inside.HandleFunc("GET /api/downlinks", s.apiDownlinks)
 	inside.HandleFunc("GET /api/ledger", s.apiLedger)
+	inside.HandleFunc("GET /api/due", s.apiDue)
 	inside.HandleFunc("POST /api/publish", s.apiPublish)
 	s.manage(inside)
 	if s.o.Metrics != nil {

@@ -170,6 +170,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Downlinks: a.downlinkStatus,
 		Ledger:    a.ledger,
 		Ops:       a.ops(cfg),
+		Due:       a.due(cfg, state),
 		Ready:     a.ready,
 		Metrics:   metrics,
 		Observer:  observer,

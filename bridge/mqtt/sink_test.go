@@ -178,8 +178,8 @@ func TestForwards(t *testing.T) {
 	c.event(gateway.Event{
 		Topic: "up/a", Payload: []byte("21.5"), QoS: 2, Retain: true, UTF8: true, Expiry: time.Hour,
 		Accepted: accepted, Age: bridgetest.Age() - time.Since(accepted),
-		Source:   time.Date(2026, 11, 23, 13, 0, 0, 5e6, time.FixedZone("", 3600)),
-		Quality:  gateway.Bad, Origin: gateway.Origin{ID: "oven"},
+		Source:  time.Date(2026, 11, 23, 13, 0, 0, 5e6, time.FixedZone("", 3600)),
+		Quality: gateway.Bad, Origin: gateway.Origin{ID: "oven"},
 		ContentType: "text/plain", ResponseTopic: "answers/1", CorrelationData: []byte{0, 1},
 		UserProperties: []gateway.UserProperty{{Key: "a", Value: "1"}, {Key: "weir-id", Value: "other/e9-7"}, {Key: "weir-device", Value: "other"}, {Key: "a", Value: "2"}},
 	})

@@ -39,6 +39,7 @@ type kind struct {
 func sources() []sourceKind {
 	return []sourceKind{
 		{"mqtt", newMQTTSource},
+		{"nats", newNATSSource},
 	}
 }
 
@@ -99,6 +100,15 @@ func newNATS(s config.Section, d deps) (Sink, error) {
 	}
 	return nats.New(c, d.gatewayID, s.Name(), d.key)
 }
+
+func newNATSSource(s config.Section, gatewayID, downlink string, topics gateway.Filters) (Source, error) {
+	var c nats.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return nats.NewSource(c, gatewayID, s.Name(), downlink, topics)
+}
+
 func newKinesis(s config.Section, d deps) (Sink, error) {
 	var c kinesis.Config
 	if err := s.Decode(&c); err != nil {

@@ -28,6 +28,7 @@ type FarSource struct {
 	Source bridge.Source
 	// Send puts messages, whose topics are below "down", to the far end, and returns when it has them.
 	Send     func(...Message) error
+	Window   int           // how many it has in flight; 0: ten or more
 	NoIDs    bool          // the protocol has no place for an id, so a message that comes again is another event
 	Patience time.Duration // how long anything may take until it counts as wrong; 0: 15 s
 
@@ -234,6 +235,14 @@ func (r *receiver) until(what string, cond func() bool) error {
 		}
 	}
 	return nil
+}
+
+// flight is how many of ten messages are taken while none is done.
+func (r *receiver) flight() int {
+	if w := r.far.Window; w > 0 {
+		return min(w, 10)
+	}
+	return 10
 }
 
 func (r *receiver) isUp() bool { return r.down.Status().Up }

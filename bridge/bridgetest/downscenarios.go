@@ -16,7 +16,7 @@ func SourceScenarios() []SourceScenario {
 		{"nothing is acknowledged before it is stored", always, receiveHanging},
 		{"killed between stored and acknowledged", always, receiveKilled},
 		{"what cannot be stored comes again", always, receiveFull},
-		{"what is denied does not come again", func(f *FarSource) bool { return true }, receiveDenied},
+		{"what is denied does not come again", always, receiveDenied},
 		{"connection is reset in mid batch", cut, receiveCuts},
 		{"far end lies still", stall, receiveStalled},
 		{"far end refuses", func(f *FarSource) bool { return f.Refuse != nil }, receiveRefused},
@@ -70,7 +70,7 @@ func receiveHanging(r *receiver) error {
 	if err := r.send(10); err != nil {
 		return err
 	}
-	if err := r.until("they were taken", func() bool { return r.tookIn() >= 10 }); err != nil {
+	if err := r.until("they were taken", func() bool { return r.tookIn() >= r.flight() }); err != nil {
 		return err
 	}
 	if err := r.stop(); err != nil {
@@ -96,7 +96,7 @@ func receiveKilled(r *receiver) error {
 		if err := r.send(10); err != nil {
 			return err
 		}
-		if err := r.until("they were taken", func() bool { return r.tookIn() >= before+10 }); err != nil {
+		if err := r.until("they were taken", func() bool { return r.tookIn() >= before+r.flight() }); err != nil {
 			return err
 		}
 		r.die()
@@ -106,7 +106,7 @@ func receiveKilled(r *receiver) error {
 		if r.far.NoIDs {
 			continue
 		}
-		if err := r.until("they came again and were known", func() bool { return r.down.Status().Repeated >= 10 }); err != nil {
+		if err := r.until("they came again and were known", func() bool { return r.down.Status().Repeated >= uint64(r.flight()) }); err != nil {
 			return err
 		}
 	}

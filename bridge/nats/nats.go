@@ -9,6 +9,8 @@
 // JetStream publisher is left aside: that one sends again by itself when nobody listens on the
 // subject, while here the pump is the one layer that retries.
 //
+// The same section also serves downlinks: a [Source] reads with a durable consumer; see source.go.
+//
 // Between a publisher and a stream NATS promises at most once: a message may get lost on the way
 // (the stream's leader moves, a leaf node's link breaks, a full stream gets room again) while the
 // next one arrives. To have a topic in order all the same, one event per ordering key is under way

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/weir-iot/weir/bridge/bridgetest"
+	"github.com/weir-iot/weir/bridge/web"
+)
+
+// Commands come down from a real broker while the gateway is killed again and again. Each becomes one event,
+// though a kill may come between an event and its acknowledgement; none goes up again by the route that matches everything, and the ledger says so.
+func TestDownlink(t *testing.T) {
+	m := bridgetest.StartMosquitto(t)
+	conf, local, _ := writeConfig(t, fmt.Sprintf(`uplinks:
+  cloud: {sink: mqtt, url: "mqtt://%s"}
+routes:
+  all: {topics: ["#"], uplink: cloud}
+downlinks:
+  commands: {uplink: cloud, topics: ["test-gw/cmd/#"], strip_prefix: test-gw, ttl: 10m}
+`, m.Addr))
+	near := startProcess(t, "weir", "-c", conf, "run")
+	look := func(into any, command string) error {
+		out, err := exec.Command("weir", "-c", conf, command, "--json").Output()
+		if err == nil {
+			err = json.Unmarshal(out, into)
+		}
+		if err != nil {
+			return fmt.Errorf("weir %s: %w: %s", command, err, out)
+		}
+		return nil
+	}
+	waitUp := func() {
+		t.Helper()
+		for end := time.Now().Add(startTimeout); ; {
+			var q struct{ Downlinks []web.Downlink }
+			err := look(&q, "queue") // the socket may not be there yet
+			if err == nil && len(q.Downlinks) == 1 && q.Downlinks[0].Up {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("not up: %+v, %v", q, err)
+			}
+		}
+	}
+	waitUp()
+	device := bridgetest.Collect(t, local, "cmd/#")
+	n := 0
+	for range 6 {
+		var batch []bridgetest.Message
+		for range 50 {
+			n++
+			batch = append(batch, bridgetest.Message{ID: "order-" + strconv.Itoa(n), Topic: "test-gw/cmd/oven", Payload: strconv.Itoa(n)})
+		}
+		told := make(chan error, 1)
+		go func() { told <- bridgetest.Tell(m.Addr, batch...) }()
+		before := len(device.Published())
+		for len(device.Published()) < before+10 { // in the middle of them
+			time.Sleep(time.Millisecond)
+		}
+		near.kill()
+		if err := <-told; err != nil {
+			t.Fatal(err)
+		}
+		near = startProcess(t, "weir", "-c", conf, "run")
+		waitUp()
+	}
+	var l web.Ledger
+	for end := time.Now().Add(startTimeout); ; {
+		if err := look(&l, "ledger"); err != nil {
+			t.Fatal(err)
+		}
+		if len(l.Routes) == 1 && l.Routes[0].Filtered == uint64(n) || time.Now().After(end) {
+			break
+		}
+	}
+	if r := l.Routes[0]; l.Accepted != uint64(n) || r.Routed != uint64(n) || r.Filtered != uint64(n) || r.Delivered != 0 || l.Unaccounted != 0 {
+		t.Errorf("%d commands: %+v", n, l)
+	}
+	if err := near.stop(); err != nil {
+		t.Error(err)
+	}
+}

@@ -156,8 +156,17 @@ func (p *process) read(r io.ReadCloser) {
 
 // kill ends the process as a power switch would, and waits until it is gone.
 func (p *process) kill() {
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", p.cmd.Process.Pid))
 	p.cmd.Process.Kill()
 	<-p.done
+	// The process with the databases closes them before it goes, and until then it writes.
+	for _, pid := range strings.Fields(string(children)) {
+		for end := time.Now().Add(startTimeout); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if _, err := os.Stat("/proc/" + pid); err != nil {
+				break
+			}
+		}
+	}
 }
 
 // stop asks the process to end and returns how it did.

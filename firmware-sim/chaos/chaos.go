@@ -210,6 +210,7 @@ func (c *campaign) configure() error {
 gateway: {id: chaos, data_dir: %q}
 listeners: {mqtt: {address: %q}, http: {address: %q}}
 journal: {max_size: 8MiB}
+health: {interval: 0}
 uplinks: {far: {sink: mqtt, url: "mqtt://%s", keep_alive: 2s, ack_timeout: 2s}}
 routes: {all: {topics: ["#"], uplink: far}}
 `, c.disk.data, g.mqtt, g.http, c.up.Addr()), 0o600)

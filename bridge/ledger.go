@@ -92,6 +92,10 @@ func (b *Bridge) newLedger(o Options) (*Ledger, error) {
 		l.count.Unrouted += unrouted
 	}
 	l.count.At = next
+	if !ok { // a kill within the first second must not begin anew
+		_, synced := o.Hub.Next()
+		return l, l.save(synced)
+	}
 	return l, nil
 }
 

@@ -1,6 +1,9 @@
 package mqtt_test
 
 import (
+	"context"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,5 +38,40 @@ func TestSourceMosquitto(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A message that is larger than a gateway takes does not stand before the others for ever: version 5 is
+// told so and does not send it, from 3.1.1 it comes cut one byte behind the limit, to be refused.
+func TestSourceLargeMessage(t *testing.T) {
+	for _, version := range []string{"5", "3.1.1"} {
+		m := bridgetest.StartMosquitto(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		up, sizes := make(chan bool), make(chan int, 2)
+		over := make(chan error, 1)
+		go func() {
+			over <- newSource(t, m.Addr, version).Receive(ctx, func() { close(up) }, func(e *gateway.Event, _ string, done func(error)) {
+				sizes <- len(e.Payload)
+				done(nil)
+			})
+		}()
+		<-up
+		err := bridgetest.Tell(m.Addr,
+			bridgetest.Message{Topic: "down/a", Payload: strings.Repeat("x", 3<<20)}, bridgetest.Message{Topic: "down/a", Payload: "small"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if version == "3.1.1" {
+			if n := <-sizes; n != gateway.MaxPayload+1 {
+				t.Errorf("the large one came with %d bytes", n)
+			}
+		}
+		if n := <-sizes; n != len("small") {
+			t.Errorf("%s: %d bytes", version, n)
+		}
+		cancel()
+		if err := <-over; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 	}
 }

@@ -59,7 +59,10 @@ downlinks:
 		told := make(chan error, 1)
 		go func() { told <- bridgetest.Tell(m.Addr, batch...) }()
 		before := len(device.Published())
-		for len(device.Published()) < before+10 { // in the middle of them
+		for end := time.Now().Add(startTimeout); len(device.Published()) < before+10; { // in the middle of them
+			if time.Now().After(end) {
+				t.Fatal("no commands come")
+			}
 			time.Sleep(time.Millisecond)
 		}
 		near.kill()

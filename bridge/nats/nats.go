@@ -15,7 +15,9 @@
 // (the stream's leader moves, a leaf node's link breaks, a full stream gets room again) while the
 // next one arrives. To have a topic in order all the same, one event per ordering key is under way
 // at a time, and the window is filled with those of other keys. Where the stream has no other
-// writer, exclusive lets all of them go at once: each says which one must be before it.
+// writer, exclusive lets all of them go at once: each says which one must be before it. It is for
+// streams with one replica: in a cluster, nats-server 2.15.2 then often leaves a node that was
+// restarted behind.
 package nats
 
 import (

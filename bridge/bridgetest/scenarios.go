@@ -154,10 +154,11 @@ func playStall(w *world) error {
 	}
 	w.far.Stall()
 	w.add(50)
-	if err := w.until("the sink has noticed", func() bool { return !w.pump.Status().Up }); err != nil {
+	var seen bridge.Status // one look: the next attempt may be up by now
+	if err := w.until("the sink has noticed", func() bool { seen = w.pump.Status(); return !seen.Up }); err != nil {
 		return err
 	}
-	if w.pump.Status().Reason == "" {
+	if seen.Reason == "" {
 		return errors.New("an uplink is down without a reason")
 	}
 	w.far.Heal()

@@ -76,6 +76,8 @@ type Holder struct {
 	Committed func() uint64
 	// Read is the offset up to which events were read and may be on their way.
 	Read func() uint64
+	// Hold keeps Committed from moving until what it returns is called.
+	Hold func() (release func())
 }
 
 // New makes a pump for each uplink. A route without a stored cursor begins at the journal's
@@ -203,6 +205,10 @@ func (b *Bridge) hold(p *Pump, s *source, policy config.Retention) {
 			return s.stored.Position.Offset
 		},
 		Read: func() uint64 { return s.cursor.Position().Offset },
+		Hold: func() func() {
+			p.committing.Lock()
+			return p.committing.Unlock
+		},
 	})
 }
 

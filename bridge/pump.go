@@ -57,7 +57,9 @@ type Pump struct {
 	lanes []*lane
 	grave chan struct{} // one waiter, one signal
 
-	committing sync.Mutex // held while cursors are stored, and while their queues are counted
+	// Held while cursors are stored, while their queues are counted, and while the keeper moves what a route
+	// needs from the journal to its backlog.
+	committing sync.Mutex
 
 	mu       sync.Mutex
 	sources  []*source         // the routes, in order, and replays behind them
@@ -279,6 +281,7 @@ func (p *Pump) commit() error {
 	var errs []error
 	for _, s := range p.all() {
 		p.mu.Lock()
+		p.book(s)
 		at, last := s.tally, s.stored.Position
 		p.mu.Unlock()
 		if at.Position != last {

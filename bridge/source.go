@@ -26,6 +26,7 @@ type source struct {
 	began   uint64 // what lies at or below was passed before this process
 	win     window
 	tally   Commit  // up to win.done
+	passed  []lost  // what was lost up to win.done and is not in the tally yet
 	stored  Commit  // the tally as the cursor has stored it
 	ended   bool    // the cursor has no more
 	served  float64 // bytes sent, divided by weight: who has least goes next
@@ -83,9 +84,8 @@ func debt(l *rate.Limiter, now time.Time) time.Duration {
 // pop moves the low-water mark and returns how many events were delivered.
 func (s *source) pop() (delivered int) {
 	s.win.pop(func(e *entry) {
-		s.tally.Damaged += e.lost.events
-		s.tally.Unsure = s.tally.Unsure || e.lost.unsure
 		if e.event == nil {
+			s.passed = append(s.passed, e.lost)
 			return
 		}
 		if s.replay != nil {
@@ -171,7 +171,20 @@ func (p *Pump) missing(g *gateway.Gap, s *source) lost {
 		return lost{}
 	}
 	n, sure := p.o.Missing(g.From, g.To, s.route.Match)
-	return lost{n, !sure}
+	return lost{n, !sure, g.To}
+}
+
+// book adds what was lost to the tally that is about to be stored. What has gone to the backlog meanwhile
+// was counted as lost there. The caller holds mu, and committing, so that nothing moves there now.
+func (p *Pump) book(s *source) {
+	for _, l := range s.passed {
+		if l.events > 0 && p.o.Backlog.Mark(s.holder) >= l.to {
+			continue
+		}
+		s.tally.Damaged += l.events
+		s.tally.Unsure = s.tally.Unsure || l.unsure
+	}
+	s.passed = nil
 }
 
 // add puts a batch into the window of s.

@@ -74,6 +74,7 @@ func (w *window) full() bool { return len(w.entries) >= windowEvents || w.bytes 
 type lost struct {
 	events uint64
 	unsure bool
+	to     uint64 // the first offset behind it
 }
 
 // add appends what the cursor returned for uplink; end is the place it has passed. What was lost lies

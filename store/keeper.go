@@ -21,7 +21,10 @@ type Holder struct {
 	// Committed is the offset up to which it is done with everything, also after a crash.
 	Committed func() uint64
 	// Read is the offset up to which it has read; what lies before may be in use.
-	Read   func() uint64
+	Read func() uint64
+	// Hold keeps Committed from moving until what it returns is called, so that what is lost to damage
+	// is counted either by the holder or in its backlog. nil: nobody counts.
+	Hold   func() (release func())
 	Policy Policy
 	// MaxBytes bounds its backlog. With Reject the backlog may be larger by what the journal
 	// held when it was reached.
@@ -208,6 +211,20 @@ const (
 
 // move puts what h needs of s into its backlog. It may be done in part, and begins again then.
 func (k *Keeper) move(h Holder, s *segment, next uint64) error {
+	if err := k.put(h, s, next); err != nil {
+		return err
+	}
+	if stat := k.o.Backlogs.Stat(h.Name); stat.Bytes > k.bound(h, stat) {
+		return k.o.Backlogs.Shrink(h.Name, h.Read(), h.Policy, k.bound(h, stat), k.j.Age().Milliseconds())
+	}
+	return nil
+}
+
+// put is move without its policy.
+func (k *Keeper) put(h Holder, s *segment, next uint64) error {
+	if h.Hold != nil {
+		defer h.Hold()()
+	}
 	from := max(h.Committed()+1, k.o.Backlogs.Stat(h.Name).Mark)
 	var records []Record
 	bytes, found := 0, uint64(0)
@@ -245,9 +262,6 @@ func (k *Keeper) move(h Holder, s *segment, next uint64) error {
 	k.moved[h.Name] += found
 	k.lost[h.Name] += lost
 	k.mu.Unlock()
-	if stat := k.o.Backlogs.Stat(h.Name); stat.Bytes > k.bound(h, stat) {
-		return k.o.Backlogs.Shrink(h.Name, h.Read(), h.Policy, k.bound(h, stat), k.j.Age().Milliseconds())
-	}
 	return nil
 }
 

@@ -110,7 +110,7 @@ func newKeeper(cfg *config.Config, a *app, log *slog.Logger) *store.Keeper {
 			p.Keep = append(p.Keep, store.Step{For: k.For, Every: k.Every, Latest: k.Latest})
 		}
 		o.Holders = append(o.Holders, store.Holder{
-			Name: h.Name, Match: h.Match, Committed: h.Committed, Read: h.Read, Policy: p, MaxBytes: int64(h.Policy.MaxSize),
+			Name: h.Name, Match: h.Match, Committed: h.Committed, Read: h.Read, Hold: h.Hold, Policy: p, MaxBytes: int64(h.Policy.MaxSize),
 		})
 	}
 	return store.NewKeeper(o)

@@ -26,6 +26,7 @@ func (c *cluster) newTopic(t testing.TB, partitions int32, configs ...string) st
 func (c *cluster) farEnd(t *testing.T) *bridgetest.FarEnd {
 	topic := c.newTopic(t, 3)
 	return &bridgetest.FarEnd{
+		Patience: time.Minute, // a broker, a producer and a reader, on a busy machine
 		Sink:     newSink(t, c.link.Addr(), topic, impatient),
 		Arrivals: (&reader{c: c, t: t, topic: topic}).arrivals,
 		// Within one connection the broker knows a repeat by its sequence number.

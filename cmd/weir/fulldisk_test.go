@@ -45,6 +45,7 @@ func TestFullDisk(t *testing.T) {
 	text := fmt.Sprintf(`gateway: {id: full, data_dir: disk/data}
 listeners: {mqtt: {address: "%s"}, http: {address: "%s"}}
 journal: {max_size: 64MiB}
+health: {interval: 0}
 uplinks: {far: {sink: mqtt, url: "mqtt://%s"}}
 routes: {all: {topics: ["#"], uplink: far}}
 `, mqtt, httpAddress, far.Addr)

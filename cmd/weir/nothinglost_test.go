@@ -153,7 +153,8 @@ routes:
 	}
 	t.Logf("%v, %v; the browser saw %d events over %d connections\n%v",
 		time.Since(begin).Round(time.Second), happened, len(browser.all()), browser.connections, &report)
-	if happened["kill"] < 20 || report.Acked < 1000 || report.Explained == 0 || report.Repeats == 0 {
+	// That a kill falls between a sync and its answer (report.Explained) is luck, also with a seed.
+	if happened["kill"] < 20 || report.Acked < 1000 || report.Repeats == 0 {
 		t.Error("the run was too quiet to prove anything")
 	}
 	if err := weir.stop(); err != nil {

@@ -156,13 +156,19 @@ func (p *process) read(r io.ReadCloser) {
 
 // kill ends the process as a power switch would, and waits until it is gone.
 func (p *process) kill() {
-	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", p.cmd.Process.Pid))
+	var children []string // of whichever thread
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.cmd.Process.Pid))
+	for _, list := range lists {
+		b, _ := os.ReadFile(list)
+		children = append(children, strings.Fields(string(b))...)
+	}
 	p.cmd.Process.Kill()
 	<-p.done
 	// The process with the databases closes them before it goes, and until then it writes.
-	for _, pid := range strings.Fields(string(children)) {
+	for _, pid := range children {
 		for end := time.Now().Add(startTimeout); time.Now().Before(end); time.Sleep(time.Millisecond) {
-			if _, err := os.Stat("/proc/" + pid); err != nil {
+			stat, err := os.ReadFile("/proc/" + pid + "/stat")
+			if err != nil || strings.Contains(string(stat), ") Z ") { // gone, but for somebody to take note
 				break
 			}
 		}

@@ -133,11 +133,11 @@ func queued(t *testing.T, conf string) int {
 	if code := run(t.Context(), []string{"-c", conf, "queue", "--json"}, nil, &out, io.Discard); code != 0 {
 		return -1
 	}
-	var uplinks []struct{ Queued int }
-	if err := json.Unmarshal(out.Bytes(), &uplinks); err != nil || len(uplinks) == 0 {
+	var all struct{ Uplinks []struct{ Queued int } }
+	if err := json.Unmarshal(out.Bytes(), &all); err != nil || len(all.Uplinks) == 0 {
 		t.Fatalf("%v: %s", err, out.String())
 	}
-	return uplinks[0].Queued
+	return all.Uplinks[0].Queued
 }
 
 // A far end that lost one event, and has others in the wrong order or twofold.

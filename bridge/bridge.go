@@ -43,7 +43,10 @@ type Options struct {
 	Count func(from, to uint64, m gateway.Matcher) (uint64, error)
 	// Missing says how many events that cannot be read any more matched m, and whether that is sure.
 	Missing func(from, to uint64, m gateway.Matcher) (n uint64, sure bool)
-	State   State
+	// Start is the first offset of the journal's segment that offset lies in; indexed says that Count knows
+	// what the whole of it held, even if it cannot be read any more.
+	Start func(offset uint64) (first uint64, indexed bool)
+	State State
 	// Backlog is where events go that the journal has no room for any more; nil: nowhere.
 	Backlog Backlog
 	// Age is the clock that gateway.Event.Age is of.

@@ -17,6 +17,11 @@ import (
 // load returns a bridge for the uplinks and routes of a file.
 func load(t *testing.T, text string, log *bridgetest.Log, hub *gateway.Hub, state *bridgetest.State) (*bridge.Bridge, error) {
 	t.Helper()
+	return bridge.New(options(t, text, log, hub, state))
+}
+
+func options(t *testing.T, text string, log *bridgetest.Log, hub *gateway.Hub, state *bridgetest.State) bridge.Options {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "weir.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -25,9 +30,9 @@ func load(t *testing.T, text string, log *bridgetest.Log, hub *gateway.Hub, stat
 	if err != nil {
 		t.Fatal(err)
 	}
-	return bridge.New(bridge.Options{
+	return bridge.Options{
 		GatewayID: gw, Uplinks: c.Uplinks, Routes: c.Routes, Hub: hub, Count: log.Count, State: state, Age: bridgetest.Age,
-	})
+	}
 }
 
 func TestConfigErrors(t *testing.T) {

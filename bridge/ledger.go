@@ -19,6 +19,7 @@ import (
 type Ledger struct {
 	state  State
 	routes []Holder
+	start  func(uint64) (uint64, bool) // Options.Start, or nil
 
 	mu    sync.Mutex
 	count intake
@@ -37,6 +38,14 @@ type intake struct {
 	Accepted uint64            `json:"accepted"`
 	Unrouted uint64            `json:"unrouted"`
 	Routed   map[string]uint64 `json:"routed"`
+	// Start is the same at the beginning of the journal's segment that At lies in. From there on what damage took
+	// can be counted again, by the segment's index; from the middle of a damaged stretch nobody can.
+	Start *intake `json:"start,omitempty"`
+}
+
+func (c intake) clone() intake {
+	c.Routed = maps.Clone(c.Routed)
+	return c
 }
 
 const (
@@ -49,54 +58,87 @@ const (
 // next offset is next. For a route that it does not know it begins with what is queued and what the
 // cursor says.
 func (b *Bridge) newLedger(o Options) (*Ledger, error) {
-	l := &Ledger{state: o.State, routes: b.holders, memo: map[string][]int{}, hurry: make(chan struct{}, 1), count: intake{Routed: map[string]uint64{}}}
-	next, _ := o.Hub.Next()
-	value, ok, err := o.State.Get(ledgerBucket, ledgerKey)
-	if err == nil && ok {
-		err = json.Unmarshal(value, &l.count)
+	l := &Ledger{state: o.State, routes: b.holders, start: o.Start, memo: map[string][]int{}, hurry: make(chan struct{}, 1)}
+	var stored intake
+	next, synced := o.Hub.Next()
+	value, found, err := o.State.Get(ledgerBucket, ledgerKey)
+	if err == nil && found {
+		err = json.Unmarshal(value, &stored)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the ledger: %w", err)
 	}
-	from := l.count.At
-	l.saved = from
-	known := l.count.Routed
-	l.count.Routed = map[string]uint64{}
+	l.saved = stored.At
+	first, _ := l.segment(next)
+	// recount is n, as it was at from.At, as it was at first, and as it is at next.
+	recount := func(from intake, n uint64, m gateway.Matcher) (then, now uint64, err error) {
+		mid := max(first, from.At)
+		if then, err = o.Count(from.At, mid, m); err == nil {
+			now, err = o.Count(mid, next, m)
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("count for the ledger: %w", err)
+		}
+		return n + then, n + then + now, nil
+	}
+	from := stored
+	if at, indexed := l.segment(stored.At); indexed && stored.Start != nil && stored.Start.At == at {
+		from = *stored.Start
+	}
+	known := found && stored.At <= next
+	l.count = intake{At: next, Accepted: stored.Accepted, Unrouted: stored.Unrouted, Routed: map[string]uint64{}}
+	start := &intake{At: first, Routed: map[string]uint64{}}
+	if known {
+		if start.Accepted, l.count.Accepted, err = recount(from, from.Accepted, every{}); err != nil {
+			return nil, err
+		}
+		if start.Unrouted, l.count.Unrouted, err = recount(from, from.Unrouted, l.nobody()); err != nil {
+			return nil, err
+		}
+	}
 	for _, p := range b.pumps {
 		for _, s := range p.sources {
-			if n, ok := known[s.holder]; ok && from <= next {
-				more, err := o.Count(from, next, s.route.Match)
+			since := from
+			if _, ok := since.Routed[s.holder]; !ok { // it was new then
+				since = stored
+			}
+			n, ok := since.Routed[s.holder]
+			if !known || !ok {
+				row, err := p.row(s, func() (uint64, uint64) { return next, 0 })
 				if err != nil {
 					return nil, fmt.Errorf("count for the ledger: %w", err)
 				}
-				l.count.Routed[s.holder] = n + more
+				l.count.Routed[s.holder] = row.settled() + row.Queued
 				continue
 			}
-			row, err := p.row(s, func() (uint64, uint64) { return next, 0 })
+			then, now, err := recount(since, n, s.route.Match)
 			if err != nil {
-				return nil, fmt.Errorf("count for the ledger: %w", err)
+				return nil, err
 			}
-			l.count.Routed[s.holder] = row.settled() + row.Queued
+			l.count.Routed[s.holder] = now
+			if since.At <= first {
+				start.Routed[s.holder] = then
+			}
 		}
 	}
-	if ok && from <= next {
-		accepted, err := o.Count(from, next, every{})
-		if err != nil {
-			return nil, fmt.Errorf("count for the ledger: %w", err)
-		}
-		unrouted, err := o.Count(from, next, l.nobody())
-		if err != nil {
-			return nil, fmt.Errorf("count for the ledger: %w", err)
-		}
-		l.count.Accepted += accepted
-		l.count.Unrouted += unrouted
+	switch {
+	case known && from.At <= first:
+		l.count.Start = start
+	case known && stored.Start != nil && stored.Start.At == first:
+		l.count.Start = stored.Start
 	}
-	l.count.At = next
-	if !ok { // a kill within the first second must not begin anew
-		_, synced := o.Hub.Next()
+	if !found { // a kill within the first second must not begin anew
 		return l, l.save(synced)
 	}
 	return l, nil
+}
+
+// segment is Options.Start.
+func (l *Ledger) segment(offset uint64) (first uint64, indexed bool) {
+	if l.start == nil {
+		return 0, false
+	}
+	return l.start(offset)
 }
 
 // every matches all topics.
@@ -118,7 +160,16 @@ func (l *Ledger) Released(batch []*gateway.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	metered := l.meter.at(time.Now(), len(l.routes))
+	first := uint64(0)
+	if len(batch) > 0 {
+		first, _ = l.segment(batch[len(batch)-1].Offset)
+	}
 	for _, e := range batch {
+		if e.Offset >= first && first > 0 && (l.count.Start == nil || l.count.Start.At < first) {
+			start := l.count.clone()
+			start.At, start.Start = first, nil
+			l.count.Start = &start
+		}
 		l.count.At = e.Offset + 1
 		metered.all += footprint(e)
 		if e.Kind != gateway.Data {
@@ -168,8 +219,7 @@ func (l *Ledger) Save() { signal(l.hurry) }
 func (l *Ledger) save(synced uint64) error {
 	l.mu.Lock()
 	if l.pending.At == 0 && l.count.At != l.saved {
-		l.pending = l.count
-		l.pending.Routed = maps.Clone(l.count.Routed)
+		l.pending = l.count.clone()
 	}
 	c := l.pending
 	l.mu.Unlock()

@@ -98,3 +98,73 @@ func TestLedgerSeesALoss(t *testing.T) {
 		}
 	})
 }
+
+// The ledger was stored in the middle of what damage has taken since. It counts again from the start of that
+// segment, where it knows both what was counted and, by the index, what there was.
+func TestLedgerCountsDamageFromTheSegmentsStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, _ := bridgetest.NewLog("e1")
+		state := bridgetest.NewState()
+		const first, last = 4, 20 // of a segment, and 8 to 14 of it will be damaged
+		sealed := false
+		start := func(offset uint64) (uint64, bool) {
+			switch {
+			case offset < first:
+				return 1, true
+			case offset <= last:
+				return first, sealed
+			}
+			return last + 1, false
+		}
+		count := func(from, to uint64, m gateway.Matcher) (uint64, error) {
+			if from > 8 && from < 15 { // the index knows what all of them were, and not which
+				return log.Count(8, to, m)
+			}
+			return log.Count(from, to, m)
+		}
+		var stop func()
+		var b *bridge.Bridge
+		run := func() {
+			var ledger *bridge.Ledger
+			hub := log.Restart("", func(batch []*gateway.Event) { ledger.Released(batch) })
+			o := options(t, ledgerText, log, hub, state)
+			o.Start = start
+			if sealed {
+				o.Count = count
+			}
+			var err error
+			if b, err = bridge.New(o); err != nil {
+				t.Fatal(err)
+			}
+			ledger = b.Ledger()
+			ctx, cancel := context.WithCancel(t.Context())
+			over := make(chan error, 1)
+			go func() { over <- b.Run(ctx) }()
+			stop = func() { cancel(); <-over }
+		}
+		add := func(n int) {
+			for range n {
+				log.Append(&gateway.Event{Topic: "plant/oven"})
+				log.Append(&gateway.Event{Topic: "elsewhere"})
+			}
+		}
+		run()
+		add(5)
+		time.Sleep(1500 * time.Millisecond) // stored up to 10
+		add(15)                             // and these are not
+		state.Break()                       // kill -9
+		stop()
+		state.Mend()
+		for i := range 3 { // and kills before the first store
+			sealed = true
+			run()
+			a, err := b.Accounts()
+			if err != nil || a.Accepted != 40 || a.Unrouted != 20 || a.Routes[1].Routed != 20 {
+				t.Errorf("start %d: %+v, %v", i, a, err)
+			}
+			state.Break()
+			stop()
+			state.Mend()
+		}
+	})
+}

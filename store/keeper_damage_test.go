@@ -60,3 +60,47 @@ func TestKeeperCountsDamage(t *testing.T) {
 		t.Errorf("when it is released: %+v", s)
 	}
 }
+
+// A segment's index tells how much damage took of it, but not on which side of an offset within: then it is told
+// as not sure, and the ledger counts from the start of the segment instead.
+func TestMissingIsNotGuessed(t *testing.T) {
+	k := keep(t, t.TempDir(), 1<<20, store.KeeperOptions{Holders: []store.Holder{idle("a", "#", store.Policy{}, 1<<30)}})
+	defer k.stop()
+	k.put(200) // two segments
+	second, _ := k.j.Start(200)
+	if first, indexed := k.j.Start(second - 1); first != 1 || !indexed || second == 1 {
+		t.Fatalf("segments begin at %d and %d, indexed %v", first, second, indexed)
+	}
+	if _, indexed := k.j.Start(200); indexed {
+		t.Error("the segment that is written has an index")
+	}
+	segments, err := filepath.Glob(filepath.Join(k.dir, "journal", "*.seg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(segments[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, to := bytes.Index(data, fmt.Appendf(nil, "%01000d", 19)), bytes.Index(data, fmt.Appendf(nil, "%01000d", 30))
+	f, err := os.OpenFile(segments[0], os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(make([]byte, to-from), int64(from)); err != nil { // offsets 20 to 30, and the head of 31
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		from, to uint64
+		n        uint64
+		sure     bool
+	}{{1, second, 12, true}, {20, 32, 12, true}, {1, 20, 0, true}, {32, second, 0, true}, {25, second, 7, false}, {1, 25, 5, false}} {
+		if n, sure := k.j.Missing(c.from, c.to, everything); n != c.n || sure != c.sure {
+			t.Errorf("of %d to %d: %d, sure: %v; want %d, %v", c.from, c.to, n, sure, c.n, c.sure)
+		}
+	}
+	if n, err := k.j.Count(1, 201, everything); n != 200 || err != nil {
+		t.Errorf("%d events counted, %v", n, err)
+	}
+}

@@ -10,7 +10,8 @@ import (
 // Missing is how many events with from <= offset < to that match want were stored and cannot be read
 // any more. Only the index of a segment knows, which is a file of its own; sure is false where there is
 // none, or where it does not know the topics, and then n is a lower bound. A segment with several
-// damaged stretches has its missing events given to the first of them, as many as it has room for.
+// damaged stretches has its missing events given to the first of them, as many as it has room for. Where
+// one of them lies across from or to, nobody knows on which side its events were: then too n is a lower bound.
 func (j *Journal) Missing(from, to uint64, want gateway.Matcher) (n uint64, sure bool) {
 	sure = true
 	segs := *j.segs.Load()
@@ -33,7 +34,7 @@ func (j *Journal) missingIn(s *segment, next, from, to uint64, want gateway.Matc
 	if !exact {
 		return 0, false
 	}
-	left := int64(count)
+	left, sure := int64(count), true
 	holes := []stretch{}
 	at := s.first
 	v, err := j.view(s, next)
@@ -57,12 +58,30 @@ func (j *Journal) missingIn(s *segment, next, from, to uint64, want gateway.Matc
 	for _, h := range holes {
 		here := min(max(left, 0), int64(h.to-h.from))
 		left -= here
-		if h.from < to && h.to > from {
-			n += uint64(here)
+		if h.from < to && h.to > from && here > 0 {
+			outside := int64(h.to-h.from) - int64(min(h.to, to)-max(h.from, from))
+			n += uint64(max(here-outside, 0))
+			sure = sure && outside == 0
 		}
 	}
-	return n, true
+	return n, sure
 }
+
+// Start is the first offset of the segment that offset lies in, or will; indexed says that what the segment
+// held is known from its index, whatever can still be read of it.
+func (j *Journal) Start(offset uint64) (first uint64, indexed bool) {
+	segs := *j.segs.Load()
+	i := segmentOf(segs, offset)
+	if i < 0 {
+		return offset, false
+	}
+	_, indexed = j.indexed(segs[i], everything{})
+	return segs[i].first, indexed
+}
+
+type everything struct{}
+
+func (everything) Match(string) bool { return true }
 
 // indexed is how many matching events s had when it was sealed, by its index as it was written then.
 func (j *Journal) indexed(s *segment, want gateway.Matcher) (count uint64, exact bool) {

@@ -143,6 +143,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Hub:       a.hub,
 		Count:     a.journal.Count,
 		Missing:   a.journal.Missing,
+		Start:     a.journal.Start,
 		Age:       a.journal.Age,
 		State:     state,
 		Backlog:   a.backlog,

@@ -64,6 +64,11 @@ chaos: build ## faults of every kind for FOR=10m with SEED=1, and what was lost;
 	@$(BUILD) -tags faults -o bin/faults/weir ./cmd/weir
 	@bin/firmware-sim chaos --weir bin/faults/weir --for $(FOR) --seed $(SEED)
 
+.PHONY: campaign
+campaign: build ## more than 1,000 kill -9 and 200 power cuts, in half an hour
+	@$(BUILD) -tags faults -o bin/faults/weir ./cmd/weir
+	@bin/firmware-sim chaos --weir bin/faults/weir --kills --for 30m --seed $(SEED)
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FOR=10m each
 	@.ci/fuzz $(FOR)

@@ -44,6 +44,7 @@ func chaosCommand(ctx context.Context, args []string, out, errOut io.Writer) (er
 	flags.Float64Var(&c.Rate, "rate", 25, "messages a second of each")
 	flags.IntVar(&c.Pad, "pad", 4000, "bytes added to each message; too few, and an outage does not outlast the journal")
 	flags.BoolVar(&c.Damage, "damage", false, "turn bits of the journal too")
+	flags.BoolVar(&c.Kills, "kills", false, "draw little else than kills and power cuts: in 30m more than 1,000 and 200")
 	asJSON := flags.Bool("json", false, "print the report as JSON, and what happens to standard error")
 	if err := parse(flags, args, errOut); err != nil {
 		return err

@@ -31,6 +31,8 @@ type Config struct {
 	Script fault.Script  // nil: one is drawn from the seed
 	// Damage also turns bits of the journal.
 	Damage bool
+	// Kills draws a script of little else than kills and power cuts.
+	Kills bool
 	// Mosquitto is the far end instead of one of our own.
 	Mosquitto bool
 
@@ -117,7 +119,7 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 		if !c.Damage {
 			skipped["flip"] = "nobody asked for damage"
 		}
-		c.Script = Draw(c.Seed, c.For, skipped)
+		c.Script = Draw(c.Seed, c.For, c.Kills, skipped)
 	}
 	c.say("the script, with seed %d for %v:\n%s", c.Seed, c.For, c.Script)
 	for verb, why := range skipped {

@@ -38,6 +38,12 @@ var (
 		{verb: "full", weight: 2, min: 1000 * ms, max: 4000 * ms},
 		{verb: "clock", weight: 1, arg: oneOf("3650", "-3650", "0", "1", "-1")},
 	}
+	// The gateway hardly gets up before it is down again: 1,000 kills and 200 power cuts in half an hour.
+	killLane = []choice{
+		{verb: "kill", weight: 17, arg: oneOf("weir", "weir", "all", "all", "box"), min: 1 * ms, max: 500 * ms},
+		{verb: "power", weight: 3, arg: oneOf("none", "half", "all"), min: 1 * ms, max: 500 * ms},
+		{verb: "plug", weight: 1, min: 1 * ms, max: 500 * ms},
+	}
 	farLane = []choice{
 		{verb: "stall", weight: 2, min: 200 * ms, max: 5000 * ms},
 		{verb: "refuse", weight: 1, min: 200 * ms, max: 3000 * ms},
@@ -60,10 +66,10 @@ const longestOutage = time.Minute
 
 // Draw makes the script of a seed that lasts d, without the verbs that cannot be had. It has an
 // outage, and bits are turned during it, when sealed segments wait to be read. Equal seeds make equal
-// scripts where the same verbs can be had.
+// scripts where the same verbs can be had. With kills there is little else than kills and power cuts.
 //
 // What is on the far link is over when the outage begins, or the outage would be part of it.
-func Draw(seed uint64, d time.Duration, skipped map[string]string) fault.Script {
+func Draw(seed uint64, d time.Duration, kills bool, skipped map[string]string) fault.Script {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	outage := fault.Rule{At: d * 2 / 5, Verb: "outage", For: min(d/5, longestOutage)}
 	s := fault.Script{outage}
@@ -73,9 +79,14 @@ func Draw(seed uint64, d time.Duration, skipped map[string]string) fault.Script 
 			s = append(s, fault.Rule{At: at.Round(ms), Verb: "flip", Arg: number(1, 4)(rng)})
 		}
 	}
-	s = append(s, lane(rng, gatewayLane, skipped, 1500*ms, 5000*ms, d, fault.Rule{At: d + 1})...)
+	never := fault.Rule{At: d + 1}
+	if kills {
+		s = append(s, lane(rng, killLane, skipped, 300*ms, 1300*ms, d, never)...)
+	} else {
+		s = append(s, lane(rng, gatewayLane, skipped, 1500*ms, 5000*ms, d, never)...)
+	}
 	s = append(s, lane(rng, farLane, skipped, 500*ms, 4000*ms, d, outage)...)
-	s = append(s, lane(rng, deviceLane, skipped, 2000*ms, 8000*ms, d, fault.Rule{At: d + 1})...)
+	s = append(s, lane(rng, deviceLane, skipped, 2000*ms, 8000*ms, d, never)...)
 	slices.SortStableFunc(s, func(a, b fault.Rule) int { return cmp.Compare(a.At, b.At) })
 	for i := range s {
 		s[i].Line = i + 1

@@ -14,12 +14,12 @@ import (
 func TestDraw(t *testing.T) {
 	seen := map[string]bool{}
 	for seed := range uint64(50) {
-		s := Draw(seed, time.Minute, nil)
+		s := Draw(seed, time.Minute, false, nil)
 		again, err := fault.Parse(s.String())
 		if err != nil {
 			t.Fatalf("seed %d: %v in\n%s", seed, err, s)
 		}
-		if !slices.Equal(s, again) || !slices.Equal(s, Draw(seed, time.Minute, nil)) {
+		if !slices.Equal(s, again) || !slices.Equal(s, Draw(seed, time.Minute, false, nil)) {
 			t.Fatalf("seed %d: not the same when it is drawn or read again:\n%s", seed, s)
 		}
 		for _, r := range s {
@@ -39,12 +39,30 @@ func TestDraw(t *testing.T) {
 			}
 		}
 	}
-	for _, r := range Draw(1, 10*time.Minute, map[string]string{"power": "no", "plug": "no", "flip": "no"}) {
+	for _, r := range Draw(1, 10*time.Minute, false, map[string]string{"power": "no", "plug": "no", "flip": "no"}) {
 		if r.Verb == "power" || r.Verb == "plug" || r.Verb == "flip" {
 			t.Errorf("%s cannot be had and is drawn", r)
 		}
 		if r.Verb == "outage" && r.For > longestOutage {
 			t.Errorf("%s", r)
+		}
+	}
+}
+
+// What docs/chaos.md says of the long campaign, also for those who cannot mount.
+func TestDrawKills(t *testing.T) {
+	for seed := range uint64(10) {
+		kills, cuts := 0, 0
+		for _, r := range Draw(seed, 30*time.Minute, true, map[string]string{"plug": "no"}) {
+			switch {
+			case r.Verb == "kill" && r.Arg != "box":
+				kills++
+			case r.Verb == "power":
+				cuts++
+			}
+		}
+		if kills < 1000 || cuts < 200 {
+			t.Errorf("seed %d: %d kills of the gateway, %d power cuts", seed, kills, cuts)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/bridge"
+	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/gateway"
 )
 
@@ -36,4 +37,36 @@ func TestBacklogIsToldAtStart(t *testing.T) {
 			t.Errorf("released up to %d at start, and before it was %d", b.released, before)
 		}
 	})
+}
+
+// revived has three events from offset 1 on until they are released.
+type revived struct {
+	forgetful
+}
+
+func (b *revived) Count(string) (n bridge.BacklogCount, err error) {
+	if b.released < 3 {
+		n = bridge.BacklogCount{First: 1, Events: 3}
+	}
+	return n, nil
+}
+
+// The process with the backlog may die alone, and then it has again what was released. That is not queued twice.
+func TestBacklogIsToldWhenItForgets(t *testing.T) {
+	log, hub := bridgetest.NewLog("e1")
+	for range 3 {
+		log.Append(&gateway.Event{Topic: "plant/oven"})
+	}
+	o := options(t, ledgerText, log, hub, bridgetest.NewState())
+	backlog := &revived{}
+	o.Backlog = backlog
+	b, err := bridge.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backlog.released = 0
+	a, err := b.Accounts()
+	if err != nil || a.Unaccounted != 0 || a.Routes[1].Queued != 0 || backlog.released != 3 {
+		t.Errorf("%+v, %v; released up to %d", a, err, backlog.released)
+	}
 }

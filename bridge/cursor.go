@@ -70,6 +70,7 @@ type Backlog interface {
 // BacklogCount is how much of a holder is in the backlog.
 type BacklogCount struct {
 	Mark    uint64 // as it was when this was counted
+	First   uint64 // no event lies before this offset
 	Events  uint64
 	Bytes   int64
 	Oldest  time.Duration     // gateway.Event.Age of the first

@@ -323,6 +323,12 @@ func (p *Pump) row(s *source, now func() (to, routed uint64)) (Account, error) {
 		a.Dropped["dead"] = raised.Dropped
 	}
 	backlog, err := p.o.Backlog.Count(s.holder)
+	if err == nil && backlog.Events > 0 && backlog.First <= c.Position.Offset {
+		// It was killed, alone, before it had stored what was released.
+		if err = p.o.Backlog.Release(s.holder, c.Position.Offset); err == nil {
+			backlog, err = p.o.Backlog.Count(s.holder)
+		}
+	}
 	for err == nil {
 		journal, to := uint64(0), uint64(0)
 		to, a.Routed = now()

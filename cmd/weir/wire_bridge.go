@@ -81,7 +81,9 @@ func (b *backlog) Count(holder string) (bridge.BacklogCount, error) {
 	if err != nil {
 		s = b.r.Stat(holder)
 	}
-	return bridge.BacklogCount{Mark: s.Mark, Events: s.Count, Bytes: s.Bytes, Oldest: time.Duration(s.OldestAge) * time.Millisecond, Dropped: s.Dropped}, err
+	return bridge.BacklogCount{
+		Mark: s.Mark, First: s.First, Events: s.Count, Bytes: s.Bytes, Oldest: time.Duration(s.OldestAge) * time.Millisecond, Dropped: s.Dropped,
+	}, err
 }
 
 func minFree(s config.Share) store.MinFree {

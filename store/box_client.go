@@ -172,11 +172,17 @@ func (r *BoxReservoir) Release(holder string, upTo uint64) error {
 	return err
 }
 
-func (r *BoxReservoir) Shrink(holder string, after uint64, p Policy, maxBytes, now int64) error {
+func (r *BoxReservoir) Shrink(holder string, after uint64, p Policy, maxBytes, now int64) (more bool, err error) {
 	body := binary.AppendUvarint(appendString(nil, holder), after)
 	body = binary.AppendVarint(binary.AppendVarint(body, maxBytes), now)
-	_, err := r.b.do(shrinkTo, append(body, mustJSON(p)...))
-	return err
+	answer, err := r.b.do(shrinkTo, append(body, mustJSON(p)...))
+	if err != nil {
+		return false, err
+	}
+	if err := json.Unmarshal(answer[0], &more); err != nil {
+		return false, gateway.Errorf(gateway.ErrTransient, "answer of the box: %w", err)
+	}
+	return more, nil
 }
 
 // Stat is what it was when it was last heard, while there is no child process.

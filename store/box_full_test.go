@@ -122,7 +122,7 @@ func TestBoxStartsOnFullDisk(t *testing.T) {
 	for what, err := range map[string]error{
 		"apply":   b.State().Apply("b", map[string][]byte{"k": []byte("w")}),
 		"put":     b.Reservoir().Put("up", 11, []Record{{Offset: 10}}),
-		"shrink":  b.Reservoir().Shrink("up", 0, Policy{Mode: DropOldest}, 1, 0),
+		"shrink":  shrink(b.Reservoir(), "up", 0, Policy{Mode: DropOldest}, 1, 0),
 		"discard": b.Reservoir().Discard("up"),
 	} {
 		if !errors.Is(err, gateway.ErrFull) {

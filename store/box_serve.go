@@ -204,7 +204,8 @@ func (b *box) do(call uint64, v verb, body []byte) ([]byte, error) {
 		if err := json.Unmarshal(d.rest, &p); err != nil {
 			return nil, err
 		}
-		return nil, b.reservoir.Shrink(name, after, p, maxBytes, now)
+		more, err := b.reservoir.Shrink(name, after, p, maxBytes, now)
+		return mustJSON(more), err
 	case statHolder:
 		return mustJSON(b.reservoir.Stat(name)), nil
 	case listHolders:

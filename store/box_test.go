@@ -145,7 +145,7 @@ func TestBox(t *testing.T) {
 	if err := r.Put("up", 1, records); !errors.Is(err, gateway.ErrInvalid) {
 		t.Errorf("above the mark: %v", err)
 	}
-	if err := r.Shrink("up", 0, Policy{Mode: DropOldest}, 100, 0); err != nil {
+	if err := shrink(r, "up", 0, Policy{Mode: DropOldest}, 100, 0); err != nil {
 		t.Error(err)
 	}
 	if err := r.Release("up", 20); err != nil {
@@ -444,9 +444,9 @@ func TestBoxMemory(t *testing.T) {
 		}
 	}()
 	start = time.Now()
-	err := b.Reservoir().Shrink("up", 900_000, Policy{Mode: Thin}, 200<<20, 100_000_000)
+	err := shrink(b.Reservoir(), "up", 900_000, Policy{Mode: Thin}, 200<<20, 100_000_000)
 	if err == nil {
-		err = b.Reservoir().Shrink("up", 0, Policy{Mode: Thin}, 100<<20, 100_000_000)
+		err = shrink(b.Reservoir(), "up", 0, Policy{Mode: Thin}, 100<<20, 100_000_000)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -41,7 +41,7 @@ type Anchor struct {
 // Backlogs is what a Keeper needs of a Reservoir.
 type Backlogs interface {
 	Put(holder string, upTo uint64, records []Record) error
-	Shrink(holder string, after uint64, p Policy, maxBytes, now int64) error
+	Shrink(holder string, after uint64, p Policy, maxBytes, now int64) (more bool, err error)
 	Stat(holder string) Stat
 }
 
@@ -59,20 +59,28 @@ type KeeperOptions struct {
 // too little left, the oldest segment is looked through once: what holders still need moves to
 // their backlogs, and the file is deleted.
 //
-//	oldest segment ──► needed by a holder? ──► its backlog, synced
+//	oldest segment ──► needed by a holder? ──► its backlog, synced ──► shrunk, if it is over its bytes
 //	      │                                        │
 //	      └───────────── deleted ◄─────────────────┘
+//
+// Shrinking a large backlog takes long, so it goes on beside, step by step, while further segments are let go of. It only
+// waits when a backlog is an eighth over its bound: then shrinking comes first.
 type Keeper struct {
 	o KeeperOptions
 	j *Journal
 
 	full atomic.Pointer[[]Holder] // who refuses new events
 
+	shrinking map[string]bound // the backlogs that are being shrunk, of who runs it
+
 	mu    sync.Mutex
 	moved map[string]uint64 // by holder, since the start
 	lost  map[string]uint64 // could not be moved, because the journal is damaged
 	stuck string            // why nothing can be let go of; empty if it can
 }
+
+// bound is what a backlog is shrunk to, and when that began.
+type bound struct{ bytes, now int64 }
 
 // keepEvery is how often the bounds are looked at when nobody asks.
 const keepEvery = time.Second
@@ -82,7 +90,7 @@ func NewKeeper(o KeeperOptions) *Keeper {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	k := &Keeper{o: o, j: o.Journal, moved: map[string]uint64{}, lost: map[string]uint64{}}
+	k := &Keeper{o: o, j: o.Journal, moved: map[string]uint64{}, lost: map[string]uint64{}, shrinking: map[string]bound{}}
 	k.full.Store(&[]Holder{})
 	return k
 }
@@ -111,7 +119,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 // anchorPause is how long an anchor has until it is looked at again.
 const anchorPause = 10 * time.Millisecond
 
-// keep lets go of segments until the bounds are kept. It returns true when it waits for an anchor.
+// keep lets go of segments, and shrinks backlogs, until the bounds are kept. It returns true when it waits for an
+// anchor.
 func (k *Keeper) keep(ctx context.Context) (anchored bool) {
 	defer k.checkFull()
 	if k.o.MaxAge > 0 {
@@ -121,25 +130,62 @@ func (k *Keeper) keep(ctx context.Context) (anchored bool) {
 		}
 	}
 	for ctx.Err() == nil {
-		segs := *k.j.segs.Load()
-		if len(segs) < 2 {
-			return false
+		gone, err := k.keepOne()
+		if anchored = errors.Is(err, errAnchored); !anchored { // who was asked to move on does, in a moment
+			k.setStuck(err)
 		}
-		why := k.over(segs[0])
-		if why == "" {
-			k.setStuck("")
-			return false
+		if shrunk := k.shrink(); !gone && !shrunk {
+			return anchored
 		}
-		if err := k.letGo(segs[0], segs[1].first); err != nil {
-			if errors.Is(err, errAnchored) { // who was asked to move on does, in a moment
-				return true
-			}
-			k.setStuck(err.Error())
-			return false
-		}
-		k.o.Logger.Debug("a segment is let go of", "path", segs[0].path, "reason", why)
+		k.checkFull()
 	}
 	return false
+}
+
+// keepOne lets go of the oldest segment if a bound is passed, and tells whether it did.
+func (k *Keeper) keepOne() (gone bool, err error) {
+	segs := *k.j.segs.Load()
+	if len(segs) < 2 {
+		return false, nil
+	}
+	why := k.over(segs[0])
+	if why == "" || k.behind() {
+		return false, nil
+	}
+	if err := k.letGo(segs[0], segs[1].first); err != nil {
+		return false, err
+	}
+	k.o.Logger.Debug("a segment is let go of", "path", segs[0].path, "reason", why)
+	return true, nil
+}
+
+// behind tells whether a backlog grows faster than it is shrunk.
+func (k *Keeper) behind() bool {
+	for name, b := range k.shrinking {
+		if k.o.Backlogs.Stat(name).Bytes > b.bytes+b.bytes/8 {
+			return true
+		}
+	}
+	return false
+}
+
+// shrink takes one step with each backlog that is being shrunk, and tells whether there were any.
+func (k *Keeper) shrink() (any bool) {
+	for _, h := range k.o.Holders {
+		b, ok := k.shrinking[h.Name]
+		if !ok {
+			continue
+		}
+		any = true
+		more, err := k.o.Backlogs.Shrink(h.Name, h.Read(), h.Policy, b.bytes, b.now)
+		if err != nil { // the next that is moved there begins anew
+			k.o.Logger.Warn("a backlog cannot be shrunk", "holder", h.Name, "error", err)
+		}
+		if !more || err != nil {
+			delete(k.shrinking, h.Name)
+		}
+	}
+	return any
 }
 
 // over says which bound is passed, or nothing.
@@ -172,7 +218,11 @@ func (j *Journal) ageOf(s *segment) (time.Duration, error) {
 	return x.age, nil
 }
 
-func (k *Keeper) setStuck(why string) {
+func (k *Keeper) setStuck(err error) {
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
 	k.mu.Lock()
 	changed := k.stuck != why
 	k.stuck = why
@@ -214,13 +264,14 @@ func (k *Keeper) move(h Holder, s *segment, next uint64) error {
 	if err := k.put(h, s, next); err != nil {
 		return err
 	}
-	if stat := k.o.Backlogs.Stat(h.Name); stat.Bytes > k.bound(h, stat) {
-		return k.o.Backlogs.Shrink(h.Name, h.Read(), h.Policy, k.bound(h, stat), k.j.Age().Milliseconds())
+	stat := k.o.Backlogs.Stat(h.Name)
+	if _, ok := k.shrinking[h.Name]; !ok && stat.Bytes > k.bound(h, stat) {
+		k.shrinking[h.Name] = bound{k.bound(h, stat), k.j.Age().Milliseconds()}
 	}
 	return nil
 }
 
-// put is move without its policy.
+// put is move without the holder's policy.
 func (k *Keeper) put(h Holder, s *segment, next uint64) error {
 	if h.Hold != nil {
 		defer h.Hold()()

@@ -2,9 +2,11 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,7 +37,12 @@ func keep(t *testing.T, dir string, maxSize int64, o store.KeeperOptions) *keepi
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Journal, o.Backlogs = j, r
+	o.Journal = j
+	if s, ok := o.Backlogs.(*slowShrink); ok {
+		s.Reservoir = r
+	} else {
+		o.Backlogs = r
+	}
 	k := &keeping{t: t, dir: dir, j: j, r: r, k: store.NewKeeper(o)}
 	ctx, cancel := context.WithCancel(context.Background())
 	over := make(chan error, 2)
@@ -234,6 +241,66 @@ func TestKeeperPolicies(t *testing.T) {
 		t.Error(err)
 	}
 	if s := k.r.Stat("u/reject"); len(s.Dropped) != 0 || len(k.all("u/reject", gateway.MustFilter("b"))) != 500 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// slowShrink is a Reservoir whose Shrink gets nowhere until it is let.
+type slowShrink struct {
+	*store.Reservoir
+	let, most atomic.Int64
+	asked     atomic.Bool
+	puts      atomic.Int64 // since it was asked
+}
+
+func (s *slowShrink) Shrink(holder string, after uint64, p store.Policy, maxBytes, now int64) (bool, error) {
+	s.asked.Store(true)
+	if s.let.Load() == 0 {
+		return true, nil
+	}
+	return s.Reservoir.Shrink(holder, after, p, maxBytes, now)
+}
+
+func (s *slowShrink) Put(holder string, upTo uint64, records []store.Record) error {
+	err := s.Reservoir.Put(holder, upTo, records)
+	if s.asked.Load() {
+		s.puts.Add(1)
+	}
+	s.most.Store(max(s.most.Load(), s.Reservoir.Stat(holder).Bytes))
+	return err
+}
+
+// While a backlog is shrunk the journal goes on, but it does not outrun it.
+func TestKeeperShrinksBeside(t *testing.T) {
+	const max, segment = 4 << 20, 256 << 10
+	slow := &slowShrink{}
+	k := keep(t, t.TempDir(), 1<<20, store.KeeperOptions{
+		Backlogs: slow, Holders: []store.Holder{idle("up", "#", store.Policy{Mode: store.Thin}, max)},
+	})
+	defer k.stop()
+	for !slow.asked.Load() {
+		k.put(100)
+	}
+	at := k.j.Stats().Oldest
+	k.put(300)
+	k.until("segments are let go of while it is shrunk", func() bool { return k.j.Stats().Oldest > at && slow.puts.Load() > 0 })
+	for err := error(nil); err == nil && slow.most.Load() < 2*max; { // until it is too far behind
+		stored := make(chan error, 1)
+		if err = k.j.Append(context.Background(), &gateway.Event{Topic: "a", Payload: make([]byte, 1000)}, gateway.Synced, func(err error) { stored <- err }); err == nil {
+			err = <-stored
+		}
+		if err != nil && !errors.Is(err, gateway.ErrFull) {
+			t.Fatal(err)
+		}
+	}
+	if most := slow.most.Load(); most < max+max/8 || most > max+max/8+segment {
+		t.Errorf("the backlog grew to %d bytes; its bound is %d", most, max)
+	}
+	slow.let.Store(1)
+	k.until("it is shrunk", func() bool { return slow.Stat("up").Bytes <= max*9/10 })
+	k.put(500)
+	s := slow.Stat("up")
+	if s.Put != s.Count+s.Dropped[store.DroppedThinned]+s.Dropped[store.DroppedOldest] {
 		t.Errorf("%+v", s)
 	}
 }

@@ -38,6 +38,8 @@ type Reservoir struct {
 	fresh  int64 // bytes in tables, and put since, about
 	swapAt int64 // swapBytes
 
+	stepChunks, planChunks int // as the constants say
+
 	mu      sync.RWMutex // guards what follows, for readers
 	db      *badger.DB   // nil when closed
 	holders map[string]*backlog
@@ -105,6 +107,8 @@ type backlog struct {
 	bytes  int64
 	gone   []chunk // released, still in Badger
 	dirty  bool    // Done is not stored yet
+
+	thinning *thinning // the one that is under way, of who has w
 }
 
 // OpenReservoir opens the reservoir in dir, or begins one. It fails if another process has it, or if
@@ -120,7 +124,7 @@ func OpenReservoir(dir string, log *slog.Logger) (*Reservoir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open reservoir: %w", err)
 	}
-	r := &Reservoir{dir: dir, log: log, lock: lock, swapAt: swapBytes}
+	r := &Reservoir{dir: dir, log: log, lock: lock, swapAt: swapBytes, stepChunks: stepChunks, planChunks: planChunks}
 	err = finishSwap(dir)
 	if err == nil {
 		err = os.MkdirAll(dir, 0o750)

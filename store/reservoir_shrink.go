@@ -1,6 +1,7 @@
 package store
 
 import (
+	"math"
 	"slices"
 	"sort"
 	"time"
@@ -22,125 +23,234 @@ const (
 // two weeks, then the latest.
 var defaultKeep = []Step{{For: 24 * time.Hour}, {For: 14 * 24 * time.Hour, Every: time.Minute}, {Latest: true}}
 
-// Shrink brings a backlog that is over maxBytes under it, as p says. now is on the clock of Record.Age. What
-// is not after offset `after` is in flight and stays; so may what shares a chunk of 8 KiB with it.
+// stepChunks is what one call of Shrink does at most: so many chunks, or their usual bytes, but one at least, are
+// read, or removed, and one transaction is committed.
+const stepChunks = 64
+
+// planChunks bounds the plan of a thinning: twice as many chunks are in it at most, which is about 4 MB. What goes of a larger
+// backlog goes by several plans.
+const planChunks = 32 << 10
+
+// Shrink brings a backlog that is over maxBytes under it, as p says. It does so in steps: a call does a bounded part of it
+// and tells whether there is more to do, and then it is called again with the same p, maxBytes and now. Between
+// the calls anything may happen to the backlog, and a crash leaves what the steps before it did. now is on the clock
+// of Record.Age. What is not after offset `after` is in flight and stays; so may what shares a chunk of 8 KiB
+// with it.
 //
 // Thinning goes down to nine tenths, so that it is not needed at every put, and from the oldest on, so that
-// no more goes than has to. If the steps leave too much, resolution is halved until it fits (newThinner): it is
+// no more goes than has to. If the steps of p leave too much, resolution is halved until it fits (newThinner): it is
 // detail that is lost, not all that is old. If the latest of each key is still too much, the oldest go.
-func (r *Reservoir) Shrink(holder string, after uint64, p Policy, maxBytes, now int64) error {
+func (r *Reservoir) Shrink(holder string, after uint64, p Policy, maxBytes, now int64) (more bool, err error) {
 	if err := r.begin(); err != nil {
-		return err
+		return false, err
 	}
 	defer r.w.Unlock()
 	h := r.holders[holder]
-	if h == nil || h.bytes <= maxBytes || p.Mode == Reject {
-		return nil
+	if h == nil || p.Mode == Reject {
+		return false, nil
+	}
+	if h.thinning != nil && !h.thinning.is(p, maxBytes, now) {
+		h.thinning = nil
+	}
+	if h.thinning == nil && h.bytes <= maxBytes {
+		return false, nil
 	}
 	if err := r.checkFree(); err != nil {
-		return err
+		return false, err
 	}
-	defer r.noteCounts()
-	var err error
 	switch p.Mode {
 	case Thin:
-		if len(p.Keep) == 0 {
-			p.Keep = defaultKeep
-		}
-		if err = r.thin(h, after, p.Keep, maxBytes*9/10, now); err == nil && h.bytes > maxBytes {
-			err = r.dropOldest(h, after, maxBytes*9/10)
-		}
+		more, err = r.thin(h, after, p, maxBytes, now)
 	case DropOldest:
-		err = r.dropOldest(h, after, maxBytes)
+		more, err = r.dropOldest(h, after, maxBytes)
 	case DropNewest:
-		err = r.dropNewest(h, after, maxBytes)
+		more, err = r.dropNewest(h, after, maxBytes)
 	default:
-		return gateway.Errorf(gateway.ErrInvalid, "policy %q; %s, %s, %s and %s are possible", p.Mode, Thin, DropOldest, DropNewest, Reject)
+		return false, gateway.Errorf(gateway.ErrInvalid, "policy %q; %s, %s, %s and %s are possible", p.Mode, Thin, DropOldest, DropNewest, Reject)
 	}
+	if more && err == nil {
+		return true, nil
+	}
+	h.thinning = nil
 	if err != nil {
-		return err
+		return false, err
 	}
-	return r.swap()
+	return false, r.swap()
 }
 
-// movable are the chunks that Shrink may touch.
-func (h *backlog) movable(after uint64) []chunk {
-	at := sort.Search(len(h.chunks), func(i int) bool { return h.chunks[i].first > max(after, h.Done) })
-	return slices.Clone(h.chunks[at:])
+// movable is from where on Shrink may touch chunks.
+func (h *backlog) movable(after uint64) int {
+	return sort.Search(len(h.chunks), func(i int) bool { return h.chunks[i].first > max(after, h.Done) })
 }
 
-func (r *Reservoir) dropOldest(h *backlog, after uint64, target int64) error {
-	chunks, left, n := h.movable(after), h.bytes, 0
-	for ; n < len(chunks) && left > target; n++ {
-		left -= int64(chunks[n].size)
+// within tells whether a step that has done so much may do more.
+func (r *Reservoir) within(chunks int, bytes int64) bool {
+	return chunks == 0 || chunks < r.stepChunks && bytes < int64(r.stepChunks)*pieceSize
+}
+
+// dropOldest is one step, as the others are.
+func (r *Reservoir) dropOldest(h *backlog, after uint64, target int64) (more bool, err error) {
+	from := h.movable(after)
+	for from < len(h.chunks) && h.chunks[from].kind != stored { // a lost one stays, until readers passed it
+		from++
 	}
-	return r.drop(h, chunks[:n], DroppedOldest)
-}
-
-func (r *Reservoir) dropNewest(h *backlog, after uint64, target int64) error {
-	chunks, left := h.movable(after), h.bytes
-	n := len(chunks)
-	for ; n > 0 && left > target; n-- {
-		left -= int64(chunks[n-1].size)
+	to, bytes := from, int64(0)
+	for to < len(h.chunks) && h.chunks[to].kind == stored && h.bytes-bytes > target && r.within(to-from, bytes) {
+		bytes += int64(h.chunks[to].size)
+		to++
 	}
-	return r.drop(h, chunks[n:], DroppedNewest)
+	return r.drop(h, h.chunks[from:to], DroppedOldest, target)
 }
 
-// drop removes what is stored of chunks that lie next to each other.
-func (r *Reservoir) drop(h *backlog, chunks []chunk, reason string) error {
-	for len(chunks) > 0 {
-		b := r.refill(h)
-		n := 0
-		for n < len(chunks) && !b.full() && chunks[n].kind == stored {
-			if err := b.drop(chunks[n]); err != nil {
-				return b.failed(err)
-			}
-			b.ledger.Dropped[reason] += uint64(chunks[n].count)
-			n++
-		}
-		if n == 0 { // a lost one stays, until readers passed it
-			b.txn.Discard()
-			n = 1
-		} else if err := b.commit(); err != nil {
-			return err
-		}
-		chunks = chunks[n:]
+func (r *Reservoir) dropNewest(h *backlog, after uint64, target int64) (more bool, err error) {
+	end, to := h.movable(after), len(h.chunks)
+	for to > end && h.chunks[to-1].kind != stored {
+		to--
 	}
-	return nil
+	from, bytes := to, int64(0)
+	for from > end && h.chunks[from-1].kind == stored && h.bytes-bytes > target && r.within(to-from, bytes) {
+		from--
+		bytes += int64(h.chunks[from].size)
+	}
+	return r.drop(h, h.chunks[from:to], DroppedNewest, target)
 }
 
-// thin finds the fewest halvings with which the backlog comes down to target, and applies them.
-func (r *Reservoir) thin(h *backlog, after uint64, keep []Step, target, now int64) error {
-	chunks := h.movable(after)
+// drop removes chunks that lie next to each other.
+func (r *Reservoir) drop(h *backlog, chunks []chunk, reason string, target int64) (more bool, err error) {
 	if len(chunks) == 0 {
-		return nil
+		return false, nil
 	}
-	for halvings := 0; ; halvings++ {
-		if all := keep[0].Every == 0 && !keep[0].Latest; all && halvings < maxHalvings &&
-			time.Duration(now-chunks[0].firstAge)*time.Millisecond < keep[0].For>>halvings {
-			continue // nothing is that old
+	b := r.refill(h)
+	for _, c := range chunks {
+		if err := b.drop(c); err != nil {
+			return false, b.failed(err)
 		}
-		going, bytes, err := r.plan(h, chunks, newThinner(keep, now, halvings), keep)
-		if err != nil {
-			return err
-		}
-		if h.bytes-bytes <= target || halvings == maxHalvings {
-			return r.apply(h, chunks, going, target)
-		}
+		b.ledger.Dropped[reason] += uint64(c.count)
 	}
+	if err := b.commit(); err != nil {
+		return false, err
+	}
+	r.noteCounts()
+	return h.bytes > target, nil
 }
 
-// plan tells which records of each chunk go, a bit for each, and how many bytes that makes.
-func (r *Reservoir) plan(h *backlog, chunks []chunk, t *thinner, keep []Step) (going []bitmap, bytes int64, err error) {
-	going = make([]bitmap, len(chunks))
+// thinning is one that is under way. Chunks are looked at from the newest to the oldest, which makes a plan of what
+// goes; then the plan is carried out from the oldest on. What it says of a chunk that is not there any more, or
+// was written again, is passed over.
+type thinning struct {
+	p             Policy
+	maxBytes, now int64
+	keep          []Step
+
+	halvings int
+	thinner  *thinner
+	before   uint64 // chunks that begin at or after this offset were looked at
+	bytes    int64  // what goes, about
+	plan     []doomed
+	cut      bool // the plan is for the oldest only of those of which something goes
+	done     int  // chunks of the plan that were written anew
+	phase    phase
+}
+
+type phase int
+
+const (
+	planning phase = iota
+	carrying       // the plan out
+	dropping       // the oldest, as no plan is enough
+)
+
+// doomed tells which records of a chunk go.
+type doomed struct {
+	first, gen uint64
+	going      bitmap
+}
+
+type bitmap []byte
+
+func (b bitmap) set(n int)      { b[n/8] |= 1 << (n % 8) }
+func (b bitmap) has(n int) bool { return n/8 < len(b) && b[n/8]&(1<<(n%8)) != 0 }
+
+func (t *thinning) is(p Policy, maxBytes, now int64) bool {
+	return t.p.Mode == p.Mode && slices.Equal(t.p.Keep, p.Keep) && t.maxBytes == maxBytes && t.now == now
+}
+
+// begin begins a plan with so many halvings, or with the next more that make a difference.
+func (t *thinning) begin(halvings int, oldest int64) {
+	if all := t.keep[0].Every == 0 && !t.keep[0].Latest; all { // nothing is that old
+		for halvings < maxHalvings && time.Duration(t.now-oldest)*time.Millisecond < t.keep[0].For>>halvings {
+			halvings++
+		}
+	}
+	t.halvings, t.thinner, t.before = halvings, newThinner(t.keep, t.now, halvings), math.MaxUint64
+	t.bytes, t.plan, t.cut, t.done, t.phase = 0, t.plan[:0], false, 0, planning
+}
+
+func (r *Reservoir) thin(h *backlog, after uint64, p Policy, maxBytes, now int64) (more bool, err error) {
+	target := maxBytes * 9 / 10
+	oldest := h.movable(after)
+	if oldest == len(h.chunks) {
+		return false, nil
+	}
+	t := h.thinning
+	if t == nil {
+		t = &thinning{p: p, maxBytes: maxBytes, now: now, keep: p.Keep}
+		if len(t.keep) == 0 {
+			t.keep = defaultKeep
+		}
+		h.thinning = t
+		t.begin(0, h.chunks[oldest].firstAge)
+	}
+	switch t.phase {
+	case planning:
+		all, err := r.plan(h, t, oldest)
+		switch {
+		case err != nil:
+			return false, err
+		case h.bytes <= maxBytes: // enough was released meanwhile
+			return false, nil
+		case !all:
+		case h.bytes-t.bytes > target && t.halvings < maxHalvings:
+			t.begin(t.halvings+1, h.chunks[oldest].firstAge)
+		default:
+			t.phase = carrying
+		}
+		return true, nil
+	case carrying:
+		if err := r.carry(h, t, after, target); err != nil {
+			return false, err
+		}
+		switch {
+		case h.bytes <= target || len(t.plan) == 0 && h.bytes <= maxBytes:
+			return false, nil
+		case len(t.plan) > 0:
+		case t.cut && t.done > 0:
+			t.begin(t.halvings, h.chunks[oldest].firstAge)
+		case t.halvings < maxHalvings: // so much was put meanwhile
+			t.begin(t.halvings+1, h.chunks[oldest].firstAge)
+		default:
+			t.phase = dropping
+		}
+		return true, nil
+	}
+	return r.dropOldest(h, after, target)
+}
+
+// plan goes on with the plan, down to the chunk at oldest. It tells whether it is there.
+func (r *Reservoir) plan(h *backlog, t *thinning, oldest int) (all bool, err error) {
 	type seen struct {
 		key  uint64
 		age  int64
 		size int
 	}
 	var records []seen
+	at := sort.Search(len(h.chunks), func(i int) bool { return h.chunks[i].first >= t.before })
 	err = r.db.View(func(txn *badger.Txn) error {
-		for i, c := range slices.Backward(chunks) {
+		for n, bytes := 0, int64(0); at > oldest && r.within(n, bytes); n++ {
+			at--
+			c := h.chunks[at]
+			bytes += int64(c.size)
+			t.before = c.first
 			records = records[:0]
 			err := eachRecord(txn, h, c, func(rec *Record) bool {
 				records = append(records, seen{rec.Key, rec.Age, len(rec.Body) + 14})
@@ -149,25 +259,30 @@ func (r *Reservoir) plan(h *backlog, chunks []chunk, t *thinner, keep []Step) (g
 			if err != nil {
 				continue // it stays as it is, until it is read
 			}
+			var going bitmap
 			for n, s := range slices.Backward(records) {
-				if !t.keep(keep, s.key, s.age) {
-					if going[i] == nil {
-						going[i] = make(bitmap, (len(records)+7)/8)
+				if !t.thinner.keep(t.keep, s.key, s.age) {
+					if going == nil {
+						going = make(bitmap, (len(records)+7)/8)
 					}
-					going[i].set(n)
-					bytes += int64(s.size)
+					going.set(n)
+					t.bytes += int64(s.size)
 				}
 			}
+			if going == nil {
+				continue
+			}
+			if len(t.plan) == 2*r.planChunks {
+				copy(t.plan, t.plan[r.planChunks:])
+				clear(t.plan[r.planChunks:])
+				t.plan, t.cut = t.plan[:r.planChunks], true
+			}
+			t.plan = append(t.plan, doomed{c.first, c.gen, going})
 		}
 		return nil
 	})
-	return going, bytes, err
+	return at <= oldest, err
 }
-
-type bitmap []byte
-
-func (b bitmap) set(n int)      { b[n/8] |= 1 << (n % 8) }
-func (b bitmap) has(n int) bool { return n/8 < len(b) && b[n/8]&(1<<(n%8)) != 0 }
 
 func eachRecord(txn *badger.Txn, h *backlog, c chunk, fn func(*Record) bool) error {
 	if c.kind != stored {
@@ -180,50 +295,57 @@ func eachRecord(txn *badger.Txn, h *backlog, c chunk, fn func(*Record) bool) err
 	return decodeChunk(h.number, c.first, data, fn)
 }
 
-// apply removes what goes, from the oldest on, until the backlog is down to target. What stays of
-// neighbours is put together again.
-func (r *Reservoir) apply(h *backlog, chunks []chunk, going []bitmap, target int64) error {
-	b, p, left := r.refill(h), &packer{}, h.bytes
-	end := func() error {
-		if len(b.remove) == 0 {
-			b.txn.Discard()
-		} else {
-			if !p.empty() {
-				if err := b.put(p); err != nil {
-					return b.failed(err)
-				}
-			}
-			if err := b.commit(); err != nil {
-				return err
-			}
+// next takes the oldest chunk out of the plan that is still there, and what follows it in the index.
+func (t *thinning) next(h *backlog, after uint64) []chunk {
+	for n := len(t.plan) - 1; n >= 0; n-- {
+		d := t.plan[n]
+		if at, ok := h.find(chunk{kind: stored, first: d.first, gen: d.gen}); ok && d.first > max(after, h.Done) {
+			return h.chunks[at:]
 		}
-		b, p, left = r.refill(h), &packer{}, h.bytes
-		return nil
+		t.plan = t.plan[:n]
 	}
-	for i, c := range chunks {
-		if going[i] == nil && (p.empty() || c.size > pieceSize/2) || c.kind != stored {
-			if err := end(); err != nil {
-				return err
-			}
-			continue
+	return nil
+}
+
+// going is what the plan says of c, the next chunk there is.
+func (t *thinning) going(c chunk) bitmap {
+	for n := len(t.plan) - 1; n >= 0 && t.plan[n].first <= c.first; n-- {
+		d := t.plan[n]
+		t.plan = t.plan[:n]
+		if d.first == c.first && d.gen == c.gen {
+			return d.going
 		}
-		if left <= target && p.empty() {
+	}
+	return nil
+}
+
+// carry removes what goes by the plan, from the oldest on, until the backlog is down to target. What stays of
+// neighbours is put together again.
+func (r *Reservoir) carry(h *backlog, t *thinning, after uint64, target int64) error {
+	b, p, left, read := r.refill(h), &packer{}, h.bytes, int64(0)
+	for i, c := range t.next(h, after) {
+		if b.full() || left <= target || !r.within(i, read) {
 			break
 		}
+		going := t.going(c)
+		if c.kind != stored || going == nil && (p.empty() || c.size > pieceSize/2) {
+			break
+		}
+		read += int64(c.size)
 		n := 0
-		var perr error
+		var failed error
 		err := eachRecord(b.txn, h, c, func(rec *Record) bool {
 			if n == 0 {
-				if perr = b.drop(c); perr != nil {
+				if failed = b.drop(c); failed != nil {
 					return false
 				}
 				left -= int64(c.size)
 			}
-			if going[i].has(n) {
+			if going.has(n) {
 				b.ledger.Dropped[DroppedThinned]++
 			} else if !p.add(rec) {
 				left += int64(len(p.data))
-				if perr = b.put(p); perr != nil {
+				if failed = b.put(p); failed != nil {
 					return false
 				}
 				p = &packer{}
@@ -232,14 +354,30 @@ func (r *Reservoir) apply(h *backlog, chunks []chunk, going []bitmap, target int
 			n++
 			return true
 		})
-		if perr != nil {
-			return b.failed(perr)
+		if failed != nil {
+			return b.failed(failed)
 		}
-		if err != nil || b.full() || left <= target {
-			if err := end(); err != nil {
-				return err
-			}
+		if err != nil && n > 0 { // this build does not know its form: nothing of it is counted yet
+			b.txn.Discard()
+			return nil
+		}
+		if err != nil { // it stays as it is, until it is read
+			break
+		}
+		t.done++
+	}
+	if len(b.remove) == 0 {
+		b.txn.Discard()
+		return nil
+	}
+	if !p.empty() {
+		if err := b.put(p); err != nil {
+			return b.failed(err)
 		}
 	}
-	return end()
+	if err := b.commit(); err != nil {
+		return err
+	}
+	r.noteCounts()
+	return nil
 }

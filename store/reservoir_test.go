@@ -26,12 +26,21 @@ func openReservoir(t testing.TB, dir string) *Reservoir {
 	return r
 }
 
+// shrink calls Shrink until there is no more to do.
+func shrink(r backlogs, holder string, after uint64, p Policy, maxBytes, now int64) error {
+	for {
+		if more, err := r.Shrink(holder, after, p, maxBytes, now); !more || err != nil {
+			return err
+		}
+	}
+}
+
 // backlogs is a Reservoir, here or in a Box.
 type backlogs interface {
 	Put(holder string, upTo uint64, records []Record) error
 	Read(holder string, from uint64, max int) (Backlog, error)
 	Release(holder string, upTo uint64) error
-	Shrink(holder string, after uint64, p Policy, maxBytes, now int64) error
+	Shrink(holder string, after uint64, p Policy, maxBytes, now int64) (more bool, err error)
 	Stat(holder string) Stat
 	Holders() []string
 	Discard(holder string) error
@@ -91,6 +100,7 @@ type life struct {
 	put      uint64
 	released uint64
 	age      int64
+	latest   map[uint64]uint64 // by key: the newest that was ever put
 }
 
 // TestReservoirHistories plays seeded histories of all that is done with a reservoir, with reopens
@@ -108,6 +118,7 @@ func TestReservoirHistories(t *testing.T) {
 			}
 			h.open = func() {
 				r := openReservoir(t, h.dir())
+				r.stepChunks, r.planChunks = 1+h.rnd.Intn(8), 1+h.rnd.Intn(20)
 				h.r, h.close = r, r.Close
 			}
 			h.kill = h.copyFiles
@@ -138,7 +149,7 @@ func (h *reservoirHistory) step() {
 	name := []string{"up", "down", "session/1"}[h.rnd.Intn(3)]
 	l := h.lives[name]
 	if l == nil {
-		l = &life{mark: 1}
+		l = &life{mark: 1, latest: map[uint64]uint64{}}
 		h.lives[name] = l
 	}
 	switch k := h.rnd.Intn(20); {
@@ -154,10 +165,7 @@ func (h *reservoirHistory) step() {
 		}
 		delete(h.lives, name)
 	case k == 16:
-		if err := h.close(); err != nil {
-			h.Fatal(err)
-		}
-		h.open()
+		h.reopen()
 		h.check()
 	case k == 17:
 		h.crash()
@@ -209,9 +217,19 @@ func (h *reservoirHistory) put(name string, l *life) {
 	if err := h.r.Put(name, upTo, slices.Concat(again, all)); err != nil {
 		h.Fatal(err)
 	}
+	for _, rec := range all {
+		l.latest[rec.Key] = rec.Offset
+	}
 	l.records = append(l.records, all...)
 	l.put += uint64(n)
 	l.mark = upTo
+}
+
+func (h *reservoirHistory) reopen() {
+	if err := h.close(); err != nil {
+		h.Fatal(err)
+	}
+	h.open()
 }
 
 func (h *reservoirHistory) release(name string, l *life) {
@@ -227,8 +245,8 @@ func (h *reservoirHistory) release(name string, l *life) {
 	}
 }
 
+// shrink shrinks a backlog step by step, and does other things between the steps.
 func (h *reservoirHistory) shrink(name string, l *life) {
-	before := h.r.Stat(name)
 	if len(l.records) == 0 {
 		return
 	}
@@ -238,45 +256,42 @@ func (h *reservoirHistory) shrink(name string, l *life) {
 	}
 	p := Policy{Mode: []string{Thin, DropOldest, DropNewest, Reject}[h.rnd.Intn(4)]}
 	p.Keep = []Step{{For: time.Hour}, {For: 10 * time.Hour, Every: time.Minute}, {Latest: true}}
-	limit := before.Bytes / 100 * int64(50+h.rnd.Intn(60))
-	if err := h.r.Shrink(name, after, p, limit, l.age); err != nil {
-		h.Fatal(err)
-	}
-	s := h.r.Stat(name)
-	checkLedger(h, "after shrinking", s)
-	got, gone := readAll(h, h.r, name, l.done+1, 0)
-	if gone != nil {
-		h.Fatalf("shrinking lost %v", gone)
-	}
-	i, latest := 0, map[uint64]uint64{}
-	for _, rec := range l.records {
-		latest[rec.Key] = rec.Offset
-		switch {
-		case i < len(got) && got[i].Offset == rec.Offset:
-			sameRecords(h, "after shrinking", got[i:i+1], []Record{rec})
-			i++
-		case rec.Offset <= after:
-			h.Fatalf("%s dropped %d, which is in flight", p.Mode, rec.Offset)
+	begun := h.r.Stat(name)
+	limit, now := begun.Bytes/100*int64(50+h.rnd.Intn(60)), l.age
+	for more := true; more; {
+		before := h.r.Stat(name)
+		var err error
+		if more, err = h.r.Shrink(name, after, p, limit, now); err != nil {
+			h.Fatal(err)
+		}
+		h.shrunk(name, l, after, p, before)
+		if s := h.r.Stat(name); (p.Mode == Reject || begun.Bytes <= limit) && (more || s.Count != begun.Count) {
+			h.Fatalf("%s shrinks %d bytes with a limit of %d", p.Mode, begun.Bytes, limit)
+		}
+		if !more {
+			break
+		}
+		switch h.rnd.Intn(12) {
+		case 0:
+			h.put(name, l)
+		case 1:
+			h.release(name, l)
+		case 2:
+			h.reopen()
+		case 3:
+			h.crash()
+		case 4:
+			after = max(after, l.records[min(len(l.records)-1, 100)].Offset) // so much is in flight now
+		case 5:
+			h.check()
+		}
+		if len(l.records) == 0 {
+			return
 		}
 	}
-	dropped := s.Put - s.Released - s.Count - (before.Put - before.Released - before.Count)
-	if i != len(got) || uint64(len(l.records)-len(got)) != dropped {
-		h.Fatalf("%s: %d of %d records are left, %d are counted as dropped, %d are strange", p.Mode, len(got), len(l.records), dropped, len(got)-i)
-	}
-	if (p.Mode == Reject || before.Bytes <= limit) && dropped > 0 {
-		h.Fatalf("%s dropped %d of %d bytes with a limit of %d", p.Mode, dropped, before.Bytes, limit)
-	}
-	if p.Mode == Thin && s.Dropped[DroppedOldest] == before.Dropped[DroppedOldest] {
-		for _, rec := range got {
-			delete(latest, latestKey(latest, rec))
-		}
-		if len(latest) > 0 {
-			h.Fatalf("thinning dropped the latest of %d keys", len(latest))
-		}
-	}
-	if p.Mode != Reject && s.Bytes > limit {
+	if s := h.r.Stat(name); p.Mode != Reject && s.Bytes > limit {
 		movable := 0
-		for _, rec := range got {
+		for _, rec := range l.records {
 			if rec.Offset > after && len(rec.Body) < pieceSize {
 				movable++
 			}
@@ -285,15 +300,33 @@ func (h *reservoirHistory) shrink(name string, l *life) {
 			h.Fatalf("%s to %d left %d bytes, %d records could have gone", p.Mode, limit, s.Bytes, movable)
 		}
 	}
-	l.records = got
 }
 
-// latestKey is the key of a record if it is the latest of it.
-func latestKey(latest map[uint64]uint64, rec Record) uint64 {
-	if latest[rec.Key] == rec.Offset {
-		return rec.Key
+// shrunk checks what a step has done, and takes it over.
+func (h *reservoirHistory) shrunk(name string, l *life, after uint64, p Policy, before Stat) {
+	s := h.r.Stat(name)
+	checkLedger(h, "after shrinking", s)
+	got, gone := readAll(h, h.r, name, l.done+1, 0)
+	if gone != nil {
+		h.Fatalf("shrinking lost %v", gone)
 	}
-	return 1 << 63
+	i := 0
+	for _, rec := range l.records {
+		switch {
+		case i < len(got) && got[i].Offset == rec.Offset:
+			sameRecords(h, "after shrinking", got[i:i+1], []Record{rec})
+			i++
+		case rec.Offset <= after:
+			h.Fatalf("%s dropped %d, which is in flight", p.Mode, rec.Offset)
+		case p.Mode == Thin && s.Dropped[DroppedOldest] == before.Dropped[DroppedOldest] && rec.Offset == l.latest[rec.Key]:
+			h.Fatalf("thinning dropped the latest of key %d", rec.Key)
+		}
+	}
+	dropped := s.Put - s.Released - s.Count - (before.Put - before.Released - before.Count)
+	if i != len(got) || uint64(len(l.records)-len(got)) != dropped {
+		h.Fatalf("%s: %d of %d records are left, %d are counted as dropped, %d are strange", p.Mode, len(got), len(l.records), dropped, len(got)-i)
+	}
+	l.records = got
 }
 
 // copyFiles goes on with a copy of the files as they are now.
@@ -444,7 +477,7 @@ func putForEver(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	r.swapAt = 256 << 10
+	r.swapAt, r.stepChunks, r.planChunks = 256<<10, 3, 10
 	rnd := rand.New(rand.NewSource(int64(os.Getpid())))
 	for {
 		var all []Record
@@ -462,7 +495,11 @@ func putForEver(dir string) {
 		case 0:
 			err = r.Release("up", s.First+uint64(rnd.Intn(int(s.Last-s.First+1))))
 		case 1:
-			err = r.Shrink("up", s.First, Policy{Mode: Thin, Keep: []Step{{For: time.Minute}, {Latest: true}}}, s.Bytes/2, int64(offset)*1000)
+			p := Policy{Mode: []string{Thin, DropOldest, DropNewest}[rnd.Intn(3)], Keep: []Step{{For: time.Minute}, {Latest: true}}}
+			for more := true; more && err == nil; {
+				more, err = r.Shrink("up", s.First, p, s.Bytes/2, int64(offset)*1000)
+				fmt.Println("step") // so that it is killed between two
+			}
 		case 2:
 			if rnd.Intn(4) == 0 {
 				err = r.Release("up", s.Last) // drained

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -79,7 +80,7 @@ func TestThinLosesResolutionNotHistory(t *testing.T) {
 	before := r.Stat("up").Bytes
 	for _, percent := range []int64{75, 40, 10, 1} {
 		limit := before * percent / 100
-		if err := r.Shrink("up", 0, Policy{Mode: Thin}, limit, now); err != nil {
+		if err := shrink(r, "up", 0, Policy{Mode: Thin}, limit, now); err != nil {
 			t.Fatal(err)
 		}
 		s := r.Stat("up")
@@ -99,5 +100,94 @@ func TestThinLosesResolutionNotHistory(t *testing.T) {
 		if percent == 75 && s.Dropped[DroppedThinned] == 0 || s.Dropped[DroppedOldest] > 0 {
 			t.Errorf("%d%%: dropped %v", percent, s.Dropped)
 		}
+	}
+}
+
+// TestShrinkIsInSteps counts what a step does, and puts, releases and reads between any two. What is left in the end is
+// what the policy says all the same.
+func TestShrinkIsInSteps(t *testing.T) {
+	const records, keys = 30_000, 7
+	for planned, chunks := range map[string]int{"in one plan": planChunks, "in many plans": 5} {
+		t.Run(planned, func(t *testing.T) {
+			r := openReservoir(t, filepath.Join(t.TempDir(), "reservoir"))
+			r.stepChunks, r.planChunks = 4, chunks
+			var all []Record
+			for i := range records {
+				all = append(all, Record{Offset: uint64(i + 1), Age: int64(i) * 1000, Key: uint64(i*i) % keys, Body: fmt.Appendf(nil, "%0100d", i)})
+			}
+			if err := r.Put("up", records+1, all); err != nil {
+				t.Fatal(err)
+			}
+			keep := []Step{{For: time.Hour}, {For: 3 * time.Hour, Every: 10 * time.Second}, {Latest: true}}
+			now, limit := int64(records*1000), r.Stat("up").Bytes/3
+			most := uint64(0)
+			for _, c := range r.holders["up"].chunks {
+				most = max(most, uint64(c.count))
+			}
+			steps, released, next := 0, uint64(0), uint64(records+1)
+			for more := true; more; steps++ {
+				before := r.Stat("up")
+				var err error
+				if more, err = r.Shrink("up", released, Policy{Mode: Thin, Keep: keep}, limit, now); err != nil {
+					t.Fatal(err)
+				}
+				s := r.Stat("up")
+				checkLedger(t, "after a step", s)
+				if n := before.Count - s.Count; n > uint64(r.stepChunks)*most {
+					t.Fatalf("a step dropped %d records; a chunk has %d at most", n, most)
+				}
+				if steps%10 != 0 {
+					continue
+				}
+				if err := r.Put("up", next+1, []Record{{Offset: next, Age: now, Key: keys, Body: []byte("meanwhile")}}); err != nil {
+					t.Fatal(err)
+				}
+				next++
+				if b, err := r.Read("up", released+1, 1); err != nil || len(b.Records) == 0 {
+					t.Fatal(b, err)
+				} else if released = b.Records[0].Offset; r.Release("up", released) != nil {
+					t.Fatal("released")
+				}
+			}
+			s := r.Stat("up")
+			got, gone := readAll(t, r, "up", released+1, 0)
+			if least := records / int(most) / r.stepChunks; steps < least || gone != nil || s.Bytes > limit {
+				t.Errorf("%d steps, less than %d; lost %v; %d bytes of %d", steps, least, gone, s.Bytes, limit)
+			}
+			there := map[uint64]bool{}
+			for _, rec := range got {
+				there[rec.Offset] = true
+			}
+			for offset := uint64(records + 1); offset < next; offset++ {
+				if !there[offset] {
+					t.Errorf("%d, put meanwhile, is gone", offset)
+				}
+			}
+			// By some number of halvings, all that goes has gone up to somewhere, and nothing beyond.
+			var best map[uint64]bool
+			for halvings := range maxHalvings {
+				th, wrong, beyond := newThinner(keep, now, halvings), map[uint64]bool{}, true
+				kept := map[uint64]bool{}
+				for _, rec := range slices.Backward(all) {
+					kept[rec.Offset] = th.keep(keep, rec.Key, rec.Age)
+				}
+				for _, rec := range slices.Backward(all) {
+					if rec.Offset <= released+most { // it shared a chunk with what was in flight
+						break
+					}
+					beyond = beyond && there[rec.Offset]
+					if !beyond && kept[rec.Offset] != there[rec.Offset] {
+						wrong[rec.Offset] = true
+					}
+				}
+				if best == nil || len(wrong) < len(best) {
+					best = wrong
+				}
+			}
+			if len(best) > 0 {
+				t.Errorf("%d of %d records are not what the policy says, such as %d", len(best), len(got), slices.Min(slices.Collect(maps.Keys(best))))
+			}
+			t.Logf("%d steps, %d of %d records left, dropped %v", steps, len(got), records, s.Dropped)
+		})
 	}
 }

@@ -59,7 +59,7 @@ func (b *backlog) Mark(holder string) uint64 {
 // askPause is how long Mark waits before it asks again.
 const askPause = 50 * time.Millisecond
 
-func (b *backlog) Shrink(holder string, after uint64, p store.Policy, maxBytes, now int64) error {
+func (b *backlog) Shrink(holder string, after uint64, p store.Policy, maxBytes, now int64) (more bool, err error) {
 	return b.r.Shrink(holder, after, p, maxBytes, now)
 }
 

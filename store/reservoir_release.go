@@ -21,9 +21,7 @@ func (r *Reservoir) Release(holder string, upTo uint64) error {
 	if h == nil || upTo <= h.Done {
 		return nil
 	}
-	if err := r.release(h, upTo); err != nil {
-		return err
-	}
+	r.release(h, upTo)
 	if len(h.gone) >= flushChunks && r.checkFree() == nil {
 		if err := r.flush(h); err != nil {
 			return err
@@ -33,7 +31,7 @@ func (r *Reservoir) Release(holder string, upTo uint64) error {
 	return r.swap()
 }
 
-func (r *Reservoir) release(h *backlog, upTo uint64) error {
+func (r *Reservoir) release(h *backlog, upTo uint64) {
 	released, bytes, whole := uint64(0), int64(0), 0
 	skip := h.skip
 	for _, c := range h.chunks {
@@ -50,14 +48,12 @@ func (r *Reservoir) release(h *backlog, upTo uint64) error {
 	if whole < len(h.chunks) && h.chunks[whole].kind == stored && h.chunks[whole].first <= upTo {
 		c := h.chunks[whole]
 		n, err := r.upTo(h, c, upTo)
-		if err != nil { // from now on it is lost, and there is nothing to release in it
-			if err := r.lose(h, c); err != nil {
-				return err
-			}
-			return r.release(h, upTo)
+		if err == nil {
+			released += uint64(n - skip)
+			skip = n
+		} else { // how many it had until there is not known: it is released as a whole, or who reads on in it finds out
+			upTo = max(h.Done, c.first-1)
 		}
-		released += uint64(n - skip)
-		skip = n
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -66,7 +62,6 @@ func (r *Reservoir) release(h *backlog, upTo uint64) error {
 	h.skip, h.Done, h.dirty = skip, upTo, true
 	h.Released += released
 	h.bytes -= bytes
-	return nil
 }
 
 // upTo counts the records of a chunk up to an offset.
@@ -130,9 +125,7 @@ func (r *Reservoir) Discard(holder string) error {
 
 // forget is Discard for who has w. What a crash leaves of it is done at the next open.
 func (r *Reservoir) forget(h *backlog) error {
-	if err := r.release(h, discarded); err != nil {
-		return err
-	}
+	r.release(h, discarded)
 	if err := r.flush(h); err != nil {
 		return err
 	}

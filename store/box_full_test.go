@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -211,5 +212,104 @@ func TestFullDiskEndsTheProcess(t *testing.T) {
 func setOne(i int) func(*badger.Txn) error {
 	return func(txn *badger.Txn) error {
 		return txn.Set(fmt.Appendf(nil, "x%d", i), make([]byte, 4<<10))
+	}
+}
+
+// TestBoxLargeChangeOnFullDisk: a large change that a kill left half made, on a disk that is full by now. The box comes
+// up, reads it as made, and makes it when there is room.
+func TestBoxLargeChangeOnFullDisk(t *testing.T) {
+	for _, marked := range []bool{false, true} {
+		t.Run(fmt.Sprint("marked ", marked), func(t *testing.T) {
+			disk := smallDisk(t, 64<<20)
+			dir := filepath.Join(disk, "data")
+			s := openState(t, filepath.Join(dir, "state"))
+			want := map[string]string{"0500/between": "old", "gone": "old", "stays": "old", "7": "old"}
+			before := map[string][]byte{}
+			for key, value := range want {
+				before[key] = []byte(value)
+			}
+			if err := s.Apply("b", before); err != nil {
+				t.Fatal(err)
+			}
+			c := &change{bucket: "b", values: map[string][]byte{"gone": nil, "never": nil}}
+			for i := range 4000 {
+				c.values[fmt.Sprintf("%04d", i)] = fmt.Appendf(nil, "%0200d", i)
+			}
+			c.values["7"] = make([]byte, 3*pieceSize)
+			data := encodeChange(c)
+			n, err := s.putStaged(data)
+			if err == nil && marked {
+				err = s.markStaged(data, n)
+			}
+			if err == nil && marked { // and half made
+				half := &series{db: s.db}
+				for i := range 2000 {
+					key := fmt.Sprintf("%04d", 2*i)
+					if err := half.Set(valueKey("b", key), []byte("damaged")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				err = half.end()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if marked {
+				for key, value := range c.values {
+					if want[key] = string(value); value == nil {
+						delete(want, key)
+					}
+				}
+			}
+			other := fill(t, disk)
+			b := openBox(t, dir)
+			defer b.Close()
+			check := func(what string) {
+				t.Helper()
+				got, last := map[string]string{}, ""
+				err := b.State().Each("b", "", func(key string, value []byte) error {
+					if key <= last {
+						t.Errorf("%s: %q after %q", what, key, last)
+					}
+					got[key], last = string(value), key
+					return nil
+				})
+				if err != nil || !maps.Equal(got, want) {
+					t.Fatalf("%s: %d values, want %d: %v", what, len(got), len(want), err)
+				}
+				n := 0
+				if err := b.State().Each("b", "05", func(string, []byte) error { n++; return nil }); err != nil || marked && n != 101 {
+					t.Errorf("%s: %d values, %v", what, n, err)
+				}
+				for _, key := range []string{"0501", "7", "gone", "never", "stays"} {
+					value, ok, err := b.State().Get("b", key)
+					if wanted, there := want[key]; err != nil || ok != there || string(value) != wanted {
+						t.Errorf("%s: %s is %q, %v, %v", what, key, value, ok, err)
+					}
+				}
+			}
+			if err := b.State().Apply("other", map[string][]byte{"k": nil}); !errors.Is(err, gateway.ErrFull) {
+				t.Errorf("apply: %v", err)
+			}
+			check("full")
+			if err := os.Remove(other); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, 5*time.Second, "nothing can be written after there is room", func() bool {
+				return b.State().Apply("other", map[string][]byte{"k": nil}) == nil
+			})
+			check("made")
+			if err := b.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = openState(t, filepath.Join(dir, "state"))
+			if n := count(t, s, spaceStaged); n != 0 || len(contents(t, s, "b")) != len(want) || s.Lost() {
+				t.Errorf("%d staged pieces are left, %d values", n, len(contents(t, s, "b")))
+			}
+			s.Close()
+		})
 	}
 }

@@ -1,11 +1,12 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sort"
-	"strings"
+	"maps"
+	"slices"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -267,18 +268,8 @@ func (s *State) stage(c *change) error {
 
 func encodeChange(c *change) []byte {
 	data := appendString(nil, c.bucket)
-	keys := make([]string, 0, len(c.values))
-	for key := range c.values {
-		keys = append(keys, key)
-	}
-	sort.Strings(keys)
-	for _, key := range keys {
-		data = appendString(data, key)
-		if value := c.values[key]; value == nil {
-			data = append(data, 0)
-		} else {
-			data = appendString(append(data, 1), value)
-		}
+	for _, key := range slices.Sorted(maps.Keys(c.values)) {
+		data = appendValue(data, key, c.values[key])
 	}
 	return data
 }
@@ -308,20 +299,9 @@ func (s *State) makeStaged(data []byte, n int) error {
 	defer txn.Discard()
 	out := &series{db: s.db}
 	defer out.discard()
-	d := decoder{rest: data}
-	bucket := d.string()
-	for len(d.rest) > 0 {
-		key := d.string()
-		var value []byte
-		if d.byte() == 1 {
-			value = append([]byte{}, d.bytes()...)
-		}
-		if d.err != nil {
-			return fmt.Errorf("staged change: %w", d.err)
-		}
-		if err := set(txn.Get, out, bucket, key, value); err != nil {
-			return err
-		}
+	err := eachStaged(data, func(bucket, key string, value []byte) error { return set(txn.Get, out, bucket, key, value) })
+	if err != nil {
+		return err
 	}
 	if err := out.end(); err != nil {
 		return err
@@ -337,41 +317,48 @@ func (s *State) makeStaged(data []byte, n int) error {
 	return out.end()
 }
 
+// eachStaged calls fn with the changes in data.
+func eachStaged(data []byte, fn func(bucket, key string, value []byte) error) error {
+	d := decoder{rest: data}
+	bucket := d.string()
+	if d.err != nil {
+		return fmt.Errorf("staged change: %w", d.err)
+	}
+	return decodeValues(&d, func(key string, value []byte) error { return fn(bucket, key, value) })
+}
+
+// staged reads what was staged: the keys of the pieces, and the data if they are marked as complete.
+func staged(db *badger.DB) (pieces [][]byte, data []byte, marked bool, err error) {
+	var mark []byte
+	err = db.View(func(txn *badger.Txn) error {
+		return each(txn, []byte{spaceStaged}, func(key, value []byte) error {
+			if bytes.Equal(key, stagedMark) {
+				mark = slices.Clone(value)
+			} else {
+				pieces, data = append(pieces, slices.Clone(key)), append(data, value...)
+			}
+			return nil
+		})
+	})
+	marked = len(mark) == 8
+	if err == nil && marked && binary.LittleEndian.Uint32(mark[4:]) != valueSum("", "", data) {
+		err = errors.New("a staged change is damaged")
+	}
+	return pieces, data, marked, err
+}
+
 // finishStaged makes a marked change again, or removes what was staged and never marked.
 func (s *State) finishStaged() error {
-	var mark, data []byte
-	var staged [][]byte
-	err := s.db.View(func(txn *badger.Txn) error {
-		o := badger.DefaultIteratorOptions
-		o.Prefix = []byte{spaceStaged}
-		it := txn.NewIterator(o)
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			key := it.Item().KeyCopy(nil)
-			value, err := it.Item().ValueCopy(nil)
-			if err != nil {
-				return err
-			}
-			if strings.HasPrefix(string(key), string(stagedMark)) {
-				mark = value
-			} else {
-				staged, data = append(staged, key), append(data, value...)
-			}
-		}
-		return nil
-	})
+	pieces, data, marked, err := staged(s.db)
 	if err != nil {
 		return err
 	}
-	if len(mark) == 8 {
-		if binary.LittleEndian.Uint32(mark[4:]) != valueSum("", "", data) {
-			return errors.New("a staged change is damaged")
-		}
-		return s.makeStaged(data, int(binary.LittleEndian.Uint32(mark)))
+	if marked {
+		return s.makeStaged(data, len(pieces))
 	}
 	out := &series{db: s.db}
 	defer out.discard()
-	for _, key := range staged {
+	for _, key := range pieces {
 		if err := out.Delete(key); err != nil {
 			return err
 		}

@@ -34,8 +34,9 @@ type State struct {
 	ended    chan struct{}
 	once     sync.Once
 
-	full       bool // opened for reading only
-	unfinished bool // a large change was begun and has not ended; the committer's own
+	full       bool                 // opened for reading only
+	pending    map[valueName][]byte // what a large change sets, or deletes, that can be made only when there is room
+	unfinished bool                 // a large change was begun and has not ended; the committer's own
 
 	mu      sync.Mutex     // guards closed, and is held while a large change is made visible
 	closed  bool           // no reader may begin
@@ -159,6 +160,10 @@ func (s *State) Get(bucket, key string) (value []byte, ok bool, err error) {
 		return nil, false, err
 	}
 	err = s.read(func(txn *badger.Txn) error {
+		if v, changed := s.pending[valueName{bucket, key}]; changed {
+			value, ok = v, v != nil
+			return nil
+		}
 		item, err := txn.Get(valueKey(bucket, key))
 		if errors.Is(err, badger.ErrKeyNotFound) {
 			return nil
@@ -189,15 +194,39 @@ func (s *State) Each(bucket, prefix string, fn func(key string, value []byte) er
 		o.Prefix = valueKey(bucket, prefix)
 		it := txn.NewIterator(o)
 		defer it.Close()
+		pending := s.pendingKeys(bucket, prefix)
+		tell := func() error { // the first of them
+			key := pending[0]
+			pending = pending[1:]
+			if value := s.pending[valueName{bucket, key}]; value != nil {
+				return fn(key, value)
+			}
+			return nil
+		}
 		for it.Rewind(); it.Valid(); it.Next() {
 			item := it.Item()
 			key := string(item.Key()[2+len(bucket):])
+			changed := false
+			for len(pending) > 0 && pending[0] <= key {
+				changed = pending[0] == key
+				if err := tell(); err != nil {
+					return err
+				}
+			}
+			if changed {
+				continue
+			}
 			value, err := load(txn, item, bucket, key)
 			if err != nil {
 				s.tellDamaged(bucket, key, err)
 				continue
 			}
 			if err := fn(key, value); err != nil {
+				return err
+			}
+		}
+		for len(pending) > 0 {
+			if err := tell(); err != nil {
 				return err
 			}
 		}

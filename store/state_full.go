@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -14,7 +16,8 @@ import (
 
 // On a full disk a database is opened for reading only. What it has can be read, so that the gateway
 // starts; changes are refused with ErrFull. Nothing but its lock file is written. It does not set anything
-// aside either: that is for when there is room again.
+// aside either: that is for when there is room again. So is a large change that is marked and not made: until
+// then it is kept in memory, and read as if it were made.
 
 var errReadOnly = gateway.Errorf(gateway.ErrFull, "the disk is full: what is stored can be read, and nothing changed")
 
@@ -51,16 +54,33 @@ func openStateFull(dir string, log *slog.Logger) (*State, error) {
 		requests: make(chan *change), stopped: make(chan struct{}), ended: make(chan struct{}),
 	}
 	if db != nil {
-		err = db.View(func(txn *badger.Txn) error {
-			_, err := txn.Get(stagedMark)
-			return err
-		})
-		if !errors.Is(err, badger.ErrKeyNotFound) { // a change that has to be finished before anything is read
-			return nil, errors.Join(gateway.Errorf(gateway.ErrFull, "a large change has to be finished, and the disk is full"), err, db.Close(), lock.Close())
+		_, data, marked, err := staged(db)
+		if err == nil && marked { // it is made when there is room
+			s.pending = map[valueName][]byte{}
+			err = eachStaged(data, func(bucket, key string, value []byte) error {
+				s.pending[valueName{bucket, key}] = value
+				return nil
+			})
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open %s for reading only: %w", dir, err), db.Close(), lock.Close())
 		}
 	}
 	close(s.ended)
 	return s, nil
+}
+
+type valueName struct{ bucket, key string }
+
+// pendingKeys are those of the change in memory that begin with prefix, in order.
+func (s *State) pendingKeys(bucket, prefix string) (keys []string) {
+	for name := range s.pending {
+		if name.bucket == bucket && strings.HasPrefix(name.key, prefix) {
+			keys = append(keys, name.key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 // openReservoirFull is OpenReservoir on a full disk.

@@ -211,19 +211,19 @@ func logEnd(b []byte) int {
 	return end
 }
 
-// openGuarded calls open, which opens what is in dir. If it fails, or ended the process three times,
+// openGuarded calls open, which opens what is in dir. If it fails, or broke the process three times,
 // dir is renamed to dir.damaged-N, which the log says, and open is called for a fresh one.
 func openGuarded(dir string, log *slog.Logger, open func() error) error {
 	if err := checkFree(dir); err != nil {
 		return err
 	}
-	attempts := strikes{dir + ".opening"}
+	attempts := strikesOf(dir)
 	tooMany, err := attempts.begin()
 	switch {
 	case err != nil:
 		return err
 	case tooMany:
-		err = fmt.Errorf("the process ended %d times while it was opened", maxStrikes)
+		err = fmt.Errorf("it broke the process that opened it %d times", maxStrikes)
 	default:
 		err = open()
 	}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -47,7 +48,7 @@ type BoxOptions struct {
 	// appended. The default is this program with "box".
 	Command []string
 	// OpenTimeout is how long the databases may take to open before the child is killed, which counts
-	// as a failed attempt; default 30 s.
+	// as a strike against the one that was being opened; default 30 s.
 	OpenTimeout time.Duration
 	Logger      *slog.Logger
 }
@@ -63,8 +64,7 @@ const (
 const BoxFile = 3
 
 // OpenBox starts the child and returns when it has opened both databases. It fails with what the child could
-// not do, and if it does not come up in maxStrikes+1 attempts, after which a database that kills it
-// has been set aside.
+// not do, and if it does not come up in so many attempts that each database that breaks it would have been set aside.
 func OpenBox(o BoxOptions) (*Box, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -137,6 +137,7 @@ type child struct {
 	client *client
 	ended  chan error // of cmd.Wait, once
 	born   time.Time
+	late   atomic.Bool // it did not open in time
 }
 
 // start starts a child and waits until it answers.
@@ -163,6 +164,7 @@ func (b *Box) start() (*child, error) {
 	}
 	go func() { c.ended <- cmd.Wait() }()
 	late := time.AfterFunc(b.o.OpenTimeout, func() {
+		c.late.Store(true)
 		b.o.Logger.Error("the databases do not open; their process is killed", "after", b.o.OpenTimeout)
 		cmd.Process.Kill()
 	})
@@ -183,20 +185,42 @@ func (b *Box) start() (*child, error) {
 	return c, nil
 }
 
-// reap waits for a child that died, and says how. What died of a full disk is not the fault of what it
-// opened.
+// reap waits for a child that died, and says how. A database that it was opening gets a strike if the child broke: not if
+// it was killed by somebody else, or if it died of a full disk.
 func (b *Box) reap(c *child) error {
 	c.client.w.c.Close()
 	err := <-c.ended
+	if (broke(err) || c.late.Load()) && checkFree(filepath.Join(b.o.Dir, "state")) == nil {
+		for _, name := range []string{"state", "reservoir"} {
+			if err := strikesOf(filepath.Join(b.o.Dir, name)).strike(); err != nil {
+				b.o.Logger.Warn("it cannot be noted that a database broke its process", "database", name, "error", err)
+			}
+		}
+	}
 	if err == nil {
 		err = errors.New("exit status 0")
 	}
-	if checkFree(filepath.Join(b.o.Dir, "state")) != nil {
-		for _, name := range []string{"state", "reservoir"} {
-			os.Remove(strikes{filepath.Join(b.o.Dir, name) + ".opening"}.path)
-		}
-	}
 	return err
+}
+
+// goPanic is the exit status of a Go program that panicked, or found a fault.
+const goPanic = 2
+
+// broke tells whether a process ended by its own fault.
+func broke(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	if ok && status.Signaled() {
+		switch status.Signal() {
+		case syscall.SIGBUS, syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGILL, syscall.SIGFPE, syscall.SIGTRAP:
+			return true
+		}
+		return false
+	}
+	return exit.ExitCode() == goPanic
 }
 
 // end closes the wire, which lets a child close its databases, and waits for it.

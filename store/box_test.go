@@ -378,27 +378,69 @@ func TestBoxParentDies(t *testing.T) {
 	}
 }
 
-// TestBoxDamagedByDeath: a database that kills the child three times is set aside, and the box comes up.
-func TestBoxDamagedByDeath(t *testing.T) {
+// TestBoxStrikes: a database that breaks the child three times while it is opened is set aside, and the box comes up. One
+// whose child is killed by others is not.
+func TestBoxStrikes(t *testing.T) {
+	for _, c := range []struct {
+		how    string // the child ends while it opens the state
+		times  int
+		struck bool
+	}{
+		{"kill -BUS $$", maxStrikes, true},
+		{"kill -SEGV $$", maxStrikes, true},
+		{"exit 2", maxStrikes, true}, // as of a panic
+		{"kill -BUS $$", maxStrikes - 1, false},
+		{"kill -KILL $$", 2 * maxStrikes, false},
+		{"kill -TERM $$", 2 * maxStrikes, false},
+		{"exit 1", 2 * maxStrikes, false},
+	} {
+		t.Run(fmt.Sprint(c.how, " ", c.times), func(t *testing.T) {
+			dir := t.TempDir()
+			b := openBox(t, dir)
+			if err := b.State().Apply("b", map[string][]byte{"k": []byte("v")}); err != nil {
+				t.Fatal(err)
+			}
+			b.Close()
+			o := boxOptions(t, dir)
+			o.Command = opening(fmt.Sprintf(`n=$(cat "$0/times" 2>/dev/null || echo 0)
+				if [ "$n" -lt %d ]; then echo $((n+1)) >"$0/times"; %s; fi; exec %s '-test.run=^TestBoxChild$' "$0"`,
+				c.times, c.how, strings.Join(itself(), " ")))
+			b, err := OpenBox(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			if _, ok, err := b.State().Get("b", "k"); ok == c.struck || err != nil {
+				t.Errorf("%v, %v", ok, err)
+			}
+			if b.State().Lost() != c.struck {
+				t.Errorf("set aside: %v", !c.struck)
+			}
+		})
+	}
+}
+
+// opening is a child that notes, as openGuarded does, that the state is being opened, and goes on with a shell script.
+func opening(script string) []string {
+	return []string{"/bin/sh", "-c", `f="$0/state.opening"; read n rest 2>/dev/null <"$f" || n=0
+		[ "$n" -ge 3 ] || echo "$n opening" >"$f"
+		` + script}
+}
+
+// A child that does not open in time is killed by the gateway, which is a strike; one that somebody else kills is
+// none.
+func TestBoxThatOpensTooLate(t *testing.T) {
 	dir := t.TempDir()
-	b := openBox(t, dir)
-	if err := b.State().Apply("b", map[string][]byte{"k": []byte("v")}); err != nil {
-		t.Fatal(err)
-	}
-	b.Close()
 	o := boxOptions(t, dir)
-	o.Command = []string{"/bin/sh", "-c", `f="$0/state.opening"; n=$(cat "$f" 2>/dev/null || echo 0)
-		if [ "$n" -lt 3 ]; then echo $((n+1)) >"$f"; kill -BUS $$; fi; exec ` + strings.Join(itself(), " ") + ` '-test.run=^TestBoxChild$' "$0"`}
-	b, err := OpenBox(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
-	if _, ok, err := b.State().Get("b", "k"); ok || err != nil {
-		t.Errorf("%v, %v", ok, err)
-	}
-	if !b.State().Lost() {
-		t.Error("nothing was set aside")
+	o.Command, o.OpenTimeout = opening("exec sleep 1000"), 300*time.Millisecond
+	b := &Box{o: o}
+	for n := range maxStrikes {
+		if _, err := b.start(); !errors.Is(err, errChildDied) {
+			t.Fatal(err)
+		}
+		if got, opening, err := strikesOf(filepath.Join(dir, "state")).read(); got != n+1 || opening || err != nil {
+			t.Errorf("%d strikes after %d: %v", got, n+1, err)
+		}
 	}
 }
 

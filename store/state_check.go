@@ -193,26 +193,53 @@ func checkSum(data, sum []byte) error {
 	return y.VerifyChecksum(data, &want)
 }
 
-// strikes counts the attempts to open a state that ended with the process. Damage that is
-// found by nothing else kills the process at every start; the third time it is taken as
-// proven. One kill -9 at a bad moment is not.
+// strikes counts how often a database broke the process that opened it. Damage that is found by nothing else does so at
+// every start; the third time it is taken as proven.
+//
+// Only the gateway that saw how the process ended strikes (see (*Box).reap). An attempt that nobody judged, because
+// the gateway was killed with it or the power went, counts for nothing, and neither does a kill from outside: an
+// operator's, or that of a machine out of memory. That says nothing about the database.
+//
+// The file has the number of strikes, and "opening" while an attempt is under way.
 type strikes struct{ path string }
 
 const maxStrikes = 3
 
-// begin notes an attempt and tells whether there were too many.
-func (s strikes) begin() (tooMany bool, err error) {
+const underWay = "opening"
+
+func strikesOf(dir string) strikes { return strikes{dir + ".opening"} }
+
+func (s strikes) read() (n int, opening bool, err error) {
 	b, err := os.ReadFile(s.path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return false, err
+		return 0, false, err
 	}
-	n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
-	if n >= maxStrikes {
-		return true, nil
-	}
-	return false, os.WriteFile(s.path, []byte(strconv.Itoa(n+1)+"\n"), 0o640)
+	number, rest, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
+	n, _ = strconv.Atoi(number)
+	return n, rest == underWay, nil
 }
 
+func (s strikes) write(text string) error { return os.WriteFile(s.path, []byte(text+"\n"), 0o640) }
+
+// begin notes an attempt and tells whether there were too many strikes.
+func (s strikes) begin() (tooMany bool, err error) {
+	n, _, err := s.read()
+	if err != nil || n >= maxStrikes {
+		return n >= maxStrikes, err
+	}
+	return false, s.write(fmt.Sprint(n, " ", underWay))
+}
+
+// strike counts the attempt that is under way, if there is one.
+func (s strikes) strike() error {
+	n, opening, err := s.read()
+	if err != nil || !opening {
+		return err
+	}
+	return s.write(strconv.Itoa(n + 1))
+}
+
+// end forgets them: the database is open, or set aside.
 func (s strikes) end() error {
 	if err := os.Remove(s.path); !errors.Is(err, os.ErrNotExist) {
 		return err

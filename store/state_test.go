@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand"
@@ -264,31 +265,42 @@ func TestStateDamagedIsSetAside(t *testing.T) {
 	}
 }
 
-func TestStateThatKillsTheProcessIsSetAside(t *testing.T) {
+func TestStateThatBreaksTheProcessIsSetAside(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s := openState(t, dir)
 	if err := s.Apply("b", map[string][]byte{"k": []byte("v")}); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
-	for range maxStrikes - 1 { // as a process leaves it that ended while opening
-		if tooMany, err := (strikes{dir + ".opening"}).begin(); tooMany || err != nil {
-			t.Fatal(tooMany, err)
+	attempts := strikesOf(dir)
+	begin := func(times int, strike bool) { // as a process leaves it that ended while opening
+		t.Helper()
+		for range times {
+			if tooMany, err := attempts.begin(); tooMany || err != nil {
+				t.Fatal(tooMany, err)
+			}
+			if strike {
+				if err := errors.Join(attempts.strike(), attempts.strike()); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
 	}
+	begin(10, false)
+	begin(maxStrikes-1, true)
+	begin(10, false)
 	s = openState(t, dir)
 	if _, ok, _ := s.Get("b", "k"); !ok {
 		t.Fatal("a state was given up after two strikes")
 	}
 	s.Close()
-	for range maxStrikes {
-		if tooMany, err := (strikes{dir + ".opening"}).begin(); tooMany || err != nil {
-			t.Fatal(tooMany, err)
-		}
+	if err := attempts.strike(); err != nil { // nothing was being opened
+		t.Fatal(err)
 	}
+	begin(maxStrikes, true)
 	s = openState(t, dir)
 	if _, ok, _ := s.Get("b", "k"); ok {
-		t.Error("a state that ended the process three times was opened again")
+		t.Error("a state that broke the process three times was opened again")
 	}
 	if _, err := os.Stat(dir + ".damaged-1"); err != nil {
 		t.Error(err)

@@ -23,13 +23,15 @@ import (
 //
 //	gateway ── State, Reservoir ── socket pair ── child: ServeBox ── Badger
 //
-// A child that ends is started again. Calls that waited fail with ErrTransient: a change may or may not have
-// been made. One that ended because the disk is full, or found it full, opens for reading only and
+// A child that ends is started again, and one that hangs is killed: see watch. Calls that waited fail with ErrTransient: a
+// change may or may not have been made. One that ended because the disk is full, or found it full, opens for reading only and
 // goes over to writing when there is room.
 type Box struct {
 	o    BoxOptions
 	stop context.CancelFunc
 	done chan struct{} // run has ended
+
+	patience int // by how much the limits of watch are multiplied, of run
 
 	mu     sync.Mutex // guards what follows
 	client *client    // nil while there is no child that answers
@@ -50,10 +52,22 @@ type BoxOptions struct {
 	// OpenTimeout is how long the databases may take to open before the child is killed, which counts
 	// as a strike against the one that was being opened; default 30 s.
 	OpenTimeout time.Duration
+	// Silence is for how long the child may say nothing while calls wait, before it is killed; default 20 s. It answers
+	// this whatever the databases wait for, so it is for a child that is stopped, or that stands still as a
+	// whole.
+	Silence time.Duration
+	// CallTimeout is how long a call may take before the child is killed; default 2 min. A slow disk is no reason to
+	// be killed, and a call cannot be given up alone: the change might be made after a later one. Both times
+	// double with every such kill, up to eightfold, until a child has lived for an hour.
+	CallTimeout time.Duration
 	Logger      *slog.Logger
 }
 
 const (
+	boxTicks    = 10 // Silence is counted in so many
+	boxPatience = 8
+	boxCalm     = time.Hour
+
 	boxMemory     = "32MiB" // soft limit of the child, GOMEMLIMIT
 	boxBackoff    = 50 * time.Millisecond
 	boxBackoffMax = time.Second
@@ -72,6 +86,12 @@ func OpenBox(o BoxOptions) (*Box, error) {
 	if o.OpenTimeout <= 0 {
 		o.OpenTimeout = 30 * time.Second
 	}
+	if o.Silence <= 0 {
+		o.Silence = 20 * time.Second
+	}
+	if o.CallTimeout <= 0 {
+		o.CallTimeout = 2 * time.Minute
+	}
 	if len(o.Command) == 0 {
 		self, err := os.Executable()
 		if err != nil {
@@ -83,7 +103,7 @@ func OpenBox(o BoxOptions) (*Box, error) {
 		return nil, fmt.Errorf("open box: %w", err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	b := &Box{o: o, stop: stop, done: make(chan struct{})}
+	b := &Box{o: o, stop: stop, done: make(chan struct{}), patience: 1}
 	b.state.b, b.reservoir.b = b, b
 	b.reservoir.stats = map[string]Stat{}
 	var c *child
@@ -138,6 +158,7 @@ type child struct {
 	ended  chan error // of cmd.Wait, once
 	born   time.Time
 	late   atomic.Bool // it did not open in time
+	hung   bool        // watch said so; known when serve returns
 }
 
 // start starts a child and waits until it answers.
@@ -160,7 +181,7 @@ func (b *Box) start() (*child, error) {
 	}
 	theirs.Close()
 	c := &child{
-		cmd: cmd, client: &client{w: newWire(ours), calls: map[uint64]*call{}}, ended: make(chan error, 1), born: time.Now(),
+		cmd: cmd, client: newClient(ours), ended: make(chan error, 1), born: time.Now(),
 	}
 	go func() { c.ended <- cmd.Wait() }()
 	late := time.AfterFunc(b.o.OpenTimeout, func() {
@@ -245,6 +266,12 @@ func (b *Box) run(ctx context.Context, c *child) {
 			if time.Since(c.born) > boxSteady {
 				backoff = boxBackoff
 			}
+			switch {
+			case c.hung:
+				b.patience = min(2*b.patience, boxPatience)
+			case time.Since(c.born) > boxCalm:
+				b.patience = 1
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -265,7 +292,12 @@ func (b *Box) run(ctx context.Context, c *child) {
 func (b *Box) serve(ctx context.Context, c *child) error {
 	stopped := context.AfterFunc(ctx, func() { c.client.w.c.Close() })
 	defer stopped()
+	gone := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() { b.watch(c, gone) })
 	err := c.client.receive()
+	close(gone)
+	watching.Wait()
 	if ctx.Err() != nil {
 		b.down(errBoxClosed)
 		c.client.fail(errBoxClosed)
@@ -277,6 +309,46 @@ func (b *Box) serve(ctx context.Context, c *child) error {
 	b.down(errChildDied)
 	c.client.fail(b.reason(errChildDied))
 	return b.reap(c)
+}
+
+// watch closes the wire to a child that hangs, after which it is killed. Time is counted in ticks, so that a gateway that was
+// itself stopped for a while does not blame its child.
+func (b *Box) watch(c *child, gone <-chan struct{}) {
+	every := b.o.Silence * time.Duration(b.patience) / boxTicks
+	late := int(boxTicks * b.o.CallTimeout / b.o.Silence)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	asks := make(chan struct{}, 1)
+	defer close(asks)
+	go func() { // beside, for a child that does not read blocks who writes, until the wire is closed
+		for range asks {
+			c.client.w.send(0, ping, nil) // if it fails, receive ends
+		}
+	}()
+	for silent := 0; ; {
+		select {
+		case <-gone:
+			return
+		case <-tick.C:
+		}
+		age := c.client.age()
+		if silent++; c.client.heard.Swap(false) || age == 0 {
+			silent = 0
+		}
+		if silent > boxTicks || age > late {
+			b.o.Logger.Error("the process with the databases hangs; it is killed",
+				"silent", time.Duration(silent)*every, "call", time.Duration(age)*every)
+			c.hung = true
+			c.client.w.c.Close()
+			return
+		}
+		if age > 0 {
+			select {
+			case asks <- struct{}{}:
+			default:
+			}
+		}
+	}
 }
 
 // down makes calls fail until there is another child.

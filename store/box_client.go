@@ -3,15 +3,19 @@ package store
 import (
 	"encoding/binary"
 	"encoding/json"
+	"io"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/weir-iot/weir/gateway"
 )
 
 // client is the gateway's end of the wire to one child process.
 type client struct {
-	w *wire
+	w     *wire
+	slots chan struct{} // one for each call that may be under way
+	heard atomic.Bool   // something came since that was last asked
 
 	mu    sync.Mutex
 	calls map[uint64]*call
@@ -19,8 +23,16 @@ type client struct {
 	gone  error // why no call will be answered any more
 }
 
+// boxCalls are under way at a time; others wait.
+const boxCalls = 256
+
+func newClient(c io.ReadWriteCloser) *client {
+	return &client{w: newWire(c), slots: make(chan struct{}, boxCalls), calls: map[uint64]*call{}}
+}
+
 // call is one that waits.
 type call struct {
+	ticks int // how often age was asked meanwhile
 	parts [][]byte
 	err   error
 	done  chan struct{}
@@ -28,6 +40,8 @@ type call struct {
 
 // do calls and waits.
 func (c *client) do(v verb, body []byte) ([][]byte, error) {
+	c.slots <- struct{}{}
+	defer func() { <-c.slots }()
 	w := &call{done: make(chan struct{})}
 	c.mu.Lock()
 	if c.gone != nil {
@@ -52,6 +66,7 @@ func (c *client) receive() error {
 		if err != nil {
 			return err
 		}
+		c.heard.Store(true)
 		c.mu.Lock()
 		w := c.calls[id]
 		if w != nil && v != answerMore {
@@ -72,6 +87,17 @@ func (c *client) receive() error {
 		}
 		close(w.done)
 	}
+}
+
+// age tells for how many ticks, calls of age, the oldest call has waited; 0 if none waits.
+func (c *client) age() (ticks int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.calls {
+		w.ticks++
+		ticks = max(ticks, w.ticks)
+	}
+	return ticks
 }
 
 // fail answers all that wait, and all that come.

@@ -16,7 +16,6 @@ import (
 )
 
 const (
-	boxCalls   = 256                    // at a time
 	roomEvery  = 200 * time.Millisecond // how often a box that found the disk full looks again
 	lockWait   = 10 * time.Second       // for another box to let go of the files
 	closeLimit = 20 * time.Second       // a box whose gateway has gone ends after that, closed or not
@@ -47,6 +46,10 @@ func BoxConn() (net.Conn, error) {
 // over conn, until conn ends. Its caller ends the process when it returns.
 func ServeBox(dir string, conn io.ReadWriteCloser, log *slog.Logger) error {
 	b := &box{dir: dir, log: log, w: newWire(conn)}
+	return b.serve()
+}
+
+func (b *box) serve() error {
 	err := b.open()
 	if err != nil {
 		return errors.Join(b.w.send(0, answerFailed, encodeError(err)), err, b.close())
@@ -57,20 +60,19 @@ func ServeBox(dir string, conn io.ReadWriteCloser, log *slog.Logger) error {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() { b.watchRoom(stop) })
-	slots := make(chan struct{}, boxCalls)
-	for {
+	for { // this waits for nothing but the gateway, so that ping is answered whatever the databases do
 		call, v, body, err := b.w.receive()
 		if err != nil { // the gateway has ended, or wants this to end
 			break
 		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			b.answer(call, v, body)
-		})
+		if v == ping {
+			b.w.send(call, answerUp, nil)
+			continue
+		}
+		wg.Go(func() { b.answer(call, v, body) })
 	}
 	late := time.AfterFunc(closeLimit, func() {
-		log.Error("the box does not close; it ends")
+		b.log.Error("the box does not close; it ends")
 		os.Exit(1)
 	})
 	defer late.Stop()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -37,6 +38,9 @@ func TestBoxChild(t *testing.T) {
 	}
 	signal.Ignore(os.Interrupt, syscall.SIGTERM)
 	conn, err := BoxConn()
+	if deaf := os.Getenv(boxDeaf); deaf != "" && err == nil {
+		deafBox(conn, deaf)
+	}
 	if err == nil {
 		err = ServeBox(os.Args[len(os.Args)-1], conn, slog.New(slog.NewJSONHandler(os.Stderr, nil)))
 	}
@@ -331,6 +335,144 @@ func TestBoxThatHangsIsKilled(t *testing.T) {
 	start := time.Now()
 	if _, err := OpenBox(o); !errors.Is(err, errChildDied) || !strings.Contains(err.Error(), "killed") {
 		t.Errorf("after %v: %v", time.Since(start), err)
+	}
+}
+
+// TestBoxThatIsStopped: a child that stands still is killed, but not before somebody waits for it.
+func TestBoxThatIsStopped(t *testing.T) {
+	o := boxOptions(t, t.TempDir())
+	o.Silence = 300 * time.Millisecond
+	b, err := OpenBox(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	apply := func(key string) error { return b.State().Apply("b", map[string][]byte{key: []byte("v")}) }
+	if err := apply("before"); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		pid := b.pid()
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for n := range 2 * boxCalls { // more than may be under way
+			wg.Go(func() {
+				if n > 0 {
+					if _, err := b.Reservoir().Read("up", 0, 0); !errors.Is(err, gateway.ErrTransient) {
+						t.Errorf("read: %v", err)
+					}
+				} else if err := b.Reservoir().Put("up", 2, []Record{{Offset: 1, Body: make([]byte, 4<<20)}}); !errors.Is(err, gateway.ErrTransient) {
+					t.Errorf("a put that does not fit in the wire: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		eventually(t, 20*time.Second, "there is no other child", func() bool { return b.pid() != pid && b.pid() != 0 })
+		if err := apply("after"); err != nil {
+			t.Fatal(err)
+		}
+		if syscall.Kill(pid, 0) == nil {
+			t.Error("the child that was stopped is still there")
+		}
+	}
+	if _, ok, err := b.State().Get("b", "before"); !ok || err != nil {
+		t.Error(ok, err)
+	}
+	if aside, _ := filepath.Glob(b.o.Dir + "/*.damaged*"); aside != nil {
+		t.Errorf("set aside: %v", aside)
+	}
+}
+
+const boxDeaf = "WEIR_TEST_BOX_DEAF"
+
+// TestBoxThatDoesNotAnswer: a child that says it lives, and does not answer a call, as one with a slow disk does, is left alone
+// for much longer than one that is silent; and then it is killed, and the next one has twice the time.
+func TestBoxThatDoesNotAnswer(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv(boxDeaf, filepath.Join(dir, "pings"))
+	o := boxOptions(t, dir)
+	o.Silence, o.CallTimeout = 100*time.Millisecond, time.Second
+	b, err := OpenBox(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	pid := b.pid()
+	if _, _, err := b.State().Get("b", "k"); !errors.Is(err, gateway.ErrTransient) {
+		t.Errorf("get: %v", err)
+	}
+	eventually(t, 20*time.Second, "there is no other child", func() bool { return b.pid() != pid && b.pid() != 0 })
+	if err := b.State().Apply("b", map[string][]byte{"k": nil}); err != nil { // it is a whole one
+		t.Error(err)
+	}
+	pings, err := os.ReadFile(os.Getenv(boxDeaf))
+	if err != nil || len(pings) < 3*boxTicks {
+		t.Errorf("it was killed after %d pings, %v; one that is silent has %d ticks", len(pings), err, boxTicks)
+	}
+	if err := b.Close(); err != nil || b.patience != 2 {
+		t.Errorf("the next one has %d times the time, %v", b.patience, err)
+	}
+}
+
+// deafBox answers pings, and no calls, and notes in a file how many those were. It is so once.
+func deafBox(conn net.Conn, path string) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return
+	}
+	w := newWire(conn)
+	w.send(0, answerUp, nil)
+	for {
+		call, v, _, err := w.receive()
+		if err != nil {
+			os.Exit(1)
+		}
+		if v == ping {
+			f.Write([]byte("."))
+			w.send(call, answerUp, nil)
+		}
+	}
+}
+
+// TestBoxAnswersPings whatever its databases wait for.
+func TestBoxAnswersPings(t *testing.T) {
+	here, there := net.Pipe()
+	here.SetDeadline(time.Now().Add(time.Minute))
+	b := &box{dir: t.TempDir(), log: slog.New(slog.NewTextHandler(t.Output(), nil)), w: newWire(there)}
+	over := make(chan error, 1)
+	go func() { over <- b.serve() }()
+	w := newWire(here)
+	receive := func(what string, call uint64, answer verb) {
+		t.Helper()
+		if got, v, _, err := w.receive(); got != call || v != answer || err != nil {
+			t.Fatalf("%s: answer %d to call %d: %v", what, v, got, err)
+		}
+	}
+	receive("open", 0, answerUp)
+	b.mu.Lock()
+	const calls = 2 * boxCalls
+	for n := range uint64(calls) {
+		if err := w.send(n+1, getValue, appendString(appendString(nil, "b"), "k")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		if err := w.send(0, ping, nil); err != nil {
+			t.Fatal(err)
+		}
+		receive("ping", 0, answerUp)
+	}
+	b.mu.Unlock()
+	for range calls {
+		if call, v, _, err := w.receive(); call == 0 || v != answerOK || err != nil {
+			t.Fatalf("answer %d to call %d: %v", v, call, err)
+		}
+	}
+	here.Close()
+	if err := <-over; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 //
 // with numbers big endian. A call is answered by frames with its number: any number of more, then one ok
 // or one failed. Answers come in any order, so that calls that wait share a sync. Call 0 is the box's own: up, when it
-// is open.
+// is open, and whenever it is asked with ping.
 type verb byte
 
 const (
@@ -33,6 +33,7 @@ const (
 	statHolder
 	listHolders
 	discardHolder
+	ping
 )
 
 const (

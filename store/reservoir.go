@@ -38,6 +38,8 @@ type Reservoir struct {
 	fresh  int64 // bytes in tables, and put since, about
 	swapAt int64 // swapBytes
 
+	swapping *swapping // nil if there is none
+
 	stepChunks, planChunks int // as the constants say
 
 	mu      sync.RWMutex // guards what follows, for readers
@@ -228,6 +230,7 @@ func (r *Reservoir) Close() error {
 	}
 	r.closed = true
 	var errs []error
+	errs = append(errs, r.endSwap())
 	if r.db != nil && !r.stale && r.checkFree() == nil {
 		for _, h := range r.holders {
 			errs = append(errs, r.flush(h))
@@ -244,97 +247,4 @@ func (r *Reservoir) Close() error {
 	}
 	errs = append(errs, r.lock.Close())
 	return errors.Join(errs...)
-}
-
-// finishSwap goes on where a crash broke swap off.
-func finishSwap(dir string) error {
-	_, err := os.Stat(dir)
-	switch {
-	case err == nil: // the new one was not whole, or it is in its place
-		return errors.Join(os.RemoveAll(dir+".new"), os.RemoveAll(dir+".drained"))
-	case !errors.Is(err, os.ErrNotExist):
-		return err
-	}
-	if err := os.Rename(dir+".new", dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return errors.Join(os.RemoveAll(dir+".drained"), OSDisk{}.SyncDir(filepath.Dir(dir)))
-}
-
-// When a backlog was drained the database is begun anew, which gives the disk back at once: Badger would
-// keep it for long. That is done when there are swapBytes at least in it, and no more than a
-// quarter, and swapLive, is live: so much is copied.
-const (
-	swapBytes = 4 << 20
-	swapLive  = 32 << 20
-)
-
-// swap begins the database anew if that is worth while.
-func (r *Reservoir) swap() error {
-	live := int64(0)
-	for _, h := range r.holders {
-		live += h.bytes
-	}
-	if r.fresh < r.swapAt || live > min(r.fresh/4, swapLive) || r.checkFree() != nil {
-		return nil
-	}
-	if err := os.RemoveAll(r.dir + ".new"); err != nil {
-		return err
-	}
-	db, err := openBadger(r.dir+".new", false, r.log)
-	if err != nil {
-		return err
-	}
-	if err = errors.Join(r.copyTo(db), db.Close()); err != nil {
-		return errors.Join(err, os.RemoveAll(r.dir+".new"))
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	err = r.db.Close()
-	r.db = nil // until it is open again
-	if err == nil {
-		err = os.Rename(r.dir, r.dir+".drained")
-	}
-	if err == nil {
-		err = finishSwap(r.dir)
-	}
-	if err == nil {
-		db, err = openBadger(r.dir, false, r.log)
-	}
-	if err != nil {
-		return fmt.Errorf("begin the drained reservoir anew: %w", err)
-	}
-	r.db, r.fresh = db, live
-	for _, h := range r.holders {
-		h.gone, h.dirty = nil, false
-	}
-	return nil
-}
-
-// copyTo copies the ledgers and what is live. A chunk that cannot be read is left out, and found missing
-// by who reads it.
-func (r *Reservoir) copyTo(db *badger.DB) error {
-	out := &series{db: db}
-	defer out.discard()
-	err := r.db.View(func(txn *badger.Txn) error {
-		for _, h := range r.holders {
-			for _, c := range h.chunks {
-				if err := out.Set(indexKey(h.number, c), c.encode()); err != nil {
-					return err
-				}
-				data, err := loadChunk(txn, h.number, c)
-				if err != nil {
-					continue
-				}
-				if err := setPieces(out, h.number, c, data); err != nil {
-					return err
-				}
-			}
-			if err := out.Set(holderKey(h.number), encodeLedger(h.ledger)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return errors.Join(err, out.end())
 }

@@ -28,7 +28,8 @@ func (r *Reservoir) Release(holder string, upTo uint64) error {
 		}
 		r.noteCounts()
 	}
-	return r.swap()
+	_, err := r.swap()
+	return err
 }
 
 func (r *Reservoir) release(h *backlog, upTo uint64) {
@@ -117,10 +118,14 @@ func (r *Reservoir) Discard(holder string) error {
 	if h == nil {
 		return nil
 	}
+	if err := r.endSwap(); err != nil { // it has chunks under a number that will be another's
+		return err
+	}
 	if err := r.forget(h); err != nil {
 		return err
 	}
-	return r.swap()
+	_, err := r.swap()
+	return err
 }
 
 // forget is Discard for who has w. What a crash leaves of it is done at the next open.

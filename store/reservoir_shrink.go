@@ -53,7 +53,10 @@ func (r *Reservoir) Shrink(holder string, after uint64, p Policy, maxBytes, now 
 		h.thinning = nil
 	}
 	if h.thinning == nil && h.bytes <= maxBytes {
-		return false, nil
+		if r.swapping == nil {
+			return false, nil
+		}
+		return r.swap()
 	}
 	if err := r.checkFree(); err != nil {
 		return false, err
@@ -75,7 +78,7 @@ func (r *Reservoir) Shrink(holder string, after uint64, p Policy, maxBytes, now 
 	if err != nil {
 		return false, err
 	}
-	return false, r.swap()
+	return r.swap()
 }
 
 // movable is from where on Shrink may touch chunks.

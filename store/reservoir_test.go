@@ -265,7 +265,7 @@ func (h *reservoirHistory) shrink(name string, l *life) {
 			h.Fatal(err)
 		}
 		h.shrunk(name, l, after, p, before)
-		if s := h.r.Stat(name); (p.Mode == Reject || begun.Bytes <= limit) && (more || s.Count != begun.Count) {
+		if s := h.r.Stat(name); (p.Mode == Reject || begun.Bytes <= limit) && s.Put-s.Count-s.Released != begun.Put-begun.Count-begun.Released {
 			h.Fatalf("%s shrinks %d bytes with a limit of %d", p.Mode, begun.Bytes, limit)
 		}
 		if !more {

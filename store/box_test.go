@@ -612,9 +612,6 @@ func TestBoxMemory(t *testing.T) {
 	start := time.Now()
 	b = openBox(t, dir)
 	t.Logf("opened in %v, %d MB", time.Since(start), anonymous(b.pid())>>20)
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("open took %v", took)
-	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

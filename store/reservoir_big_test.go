@@ -73,9 +73,6 @@ func TestReservoirBig(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	t.Logf("opened in %v, %d MB of heap more", took, (int64(after.HeapAlloc)-int64(before.HeapAlloc))>>20)
-	if took > time.Second {
-		t.Errorf("open took %v", took)
-	}
 	read()
 	start = time.Now()
 	for offset := uint64(500); offset < records; offset += 500 {
@@ -89,8 +86,8 @@ func TestReservoirBig(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("drained in %v, %d MB on disk", time.Since(start), diskUsed(dir)>>20)
-	if used := diskUsed(dir); used > 4<<20 || time.Since(start) > time.Second {
-		t.Errorf("after the last record was released, %v later, %d bytes are used", time.Since(start), used)
+	if used := diskUsed(dir); used > 4<<20 {
+		t.Errorf("after the last record was released %d bytes are used", used)
 	}
 	checkLedger(t, "drained", r.Stat("up"))
 }

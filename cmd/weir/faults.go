@@ -17,6 +17,9 @@ import (
 	"github.com/weir-iot/weir/store"
 )
 
+// powerCut is who gets SIGUSR1.
+var powerCut chan os.Signal
+
 // withFaults lets a campaign (firmware-sim chaos) cut the power below the journal, and set the clock.
 // WEIR_FAULTS names a directory with what it needs:
 //
@@ -39,8 +42,12 @@ func withFaults(o store.Options, log *slog.Logger) store.Options {
 	}
 	disk := fault.NewDisk()
 	o.Disk, o.Clock, o.BootID = disk, fault.Clock{File: filepath.Join(dir, "clock")}, func() string { return read("boot") }
+	if powerCut != nil { // a start that failed had another disk
+		signal.Stop(powerCut)
+	}
 	cut := make(chan os.Signal, 1)
 	signal.Notify(cut, syscall.SIGUSR1)
+	powerCut = cut
 	go func() {
 		<-cut
 		keep, err := strconv.ParseFloat(read("keep"), 64)

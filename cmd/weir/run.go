@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
 )
 
@@ -70,7 +72,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid.`,
 			}
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 			begin := time.Now()
-			a, err := newApp(cfg, log)
+			a, err := persist(cmd.Context(), log, func() (*app, error) { return newApp(cfg, log) })
 			if err != nil {
 				return err
 			}
@@ -85,4 +87,19 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid.`,
 	}
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log every connection and more")
 	return cmd
+}
+
+// startAttempts is how often a start is tried while what it fails of may be over in a moment: the process with the
+// databases was killed, say, and comes back.
+const startAttempts = 5
+
+// persist starts again as long as that makes sense.
+func persist[T any](ctx context.Context, log *slog.Logger, start func() (T, error)) (T, error) {
+	for n := 1; ; n++ {
+		a, err := start()
+		if err == nil || n == startAttempts || ctx.Err() != nil || !errors.Is(err, gateway.ErrTransient) {
+			return a, err
+		}
+		log.Warn("cannot start, and tries again", "error", err)
+	}
 }

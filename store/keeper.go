@@ -71,16 +71,13 @@ type Keeper struct {
 
 	full atomic.Pointer[[]Holder] // who refuses new events
 
-	shrinking map[string]bound // the backlogs that are being shrunk, of who runs it
+	shrinking map[string]int64 // by holder, to how many bytes its backlog is being shrunk; of who runs it
 
 	mu    sync.Mutex
 	moved map[string]uint64 // by holder, since the start
 	lost  map[string]uint64 // could not be moved, because the journal is damaged
 	stuck string            // why nothing can be let go of; empty if it can
 }
-
-// bound is what a backlog is shrunk to, and when that began.
-type bound struct{ bytes, now int64 }
 
 // keepEvery is how often the bounds are looked at when nobody asks.
 const keepEvery = time.Second
@@ -90,7 +87,7 @@ func NewKeeper(o KeeperOptions) *Keeper {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	k := &Keeper{o: o, j: o.Journal, moved: map[string]uint64{}, lost: map[string]uint64{}, shrinking: map[string]bound{}}
+	k := &Keeper{o: o, j: o.Journal, moved: map[string]uint64{}, lost: map[string]uint64{}, shrinking: map[string]int64{}}
 	k.full.Store(&[]Holder{})
 	return k
 }
@@ -161,8 +158,8 @@ func (k *Keeper) keepOne() (gone bool, err error) {
 
 // behind tells whether a backlog grows faster than it is shrunk.
 func (k *Keeper) behind() bool {
-	for name, b := range k.shrinking {
-		if k.o.Backlogs.Stat(name).Bytes > b.bytes+b.bytes/8 {
+	for name, bytes := range k.shrinking {
+		if k.o.Backlogs.Stat(name).Bytes > bytes+bytes/8 {
 			return true
 		}
 	}
@@ -172,12 +169,12 @@ func (k *Keeper) behind() bool {
 // shrink takes one step with each backlog that is being shrunk, and tells whether there were any.
 func (k *Keeper) shrink() (any bool) {
 	for _, h := range k.o.Holders {
-		b, ok := k.shrinking[h.Name]
+		bytes, ok := k.shrinking[h.Name]
 		if !ok {
 			continue
 		}
 		any = true
-		more, err := k.o.Backlogs.Shrink(h.Name, h.Read(), h.Policy, b.bytes, b.now)
+		more, err := k.o.Backlogs.Shrink(h.Name, h.Read(), h.Policy, bytes, k.j.Age().Milliseconds())
 		if err != nil { // the next that is moved there begins anew
 			k.o.Logger.Warn("a backlog cannot be shrunk", "holder", h.Name, "error", err)
 		}
@@ -266,7 +263,7 @@ func (k *Keeper) move(h Holder, s *segment, next uint64) error {
 	}
 	stat := k.o.Backlogs.Stat(h.Name)
 	if _, ok := k.shrinking[h.Name]; !ok && stat.Bytes > k.bound(h, stat) {
-		k.shrinking[h.Name] = bound{k.bound(h, stat), k.j.Age().Milliseconds()}
+		k.shrinking[h.Name] = k.bound(h, stat)
 	}
 	return nil
 }

@@ -32,10 +32,10 @@ const stepChunks = 64
 const planChunks = 32 << 10
 
 // Shrink brings a backlog that is over maxBytes under it, as p says. It does so in steps: a call does a bounded part of it
-// and tells whether there is more to do, and then it is called again with the same p, maxBytes and now. Between
+// and tells whether there is more to do, and then it is called again with the same p and maxBytes. Between
 // the calls anything may happen to the backlog, and a crash leaves what the steps before it did. now is on the clock
-// of Record.Age. What is not after offset `after` is in flight and stays; so may what shares a chunk of 8 KiB
-// with it.
+// of Record.Age, and not before any of them. What is not after offset `after` is in flight and stays; so may what shares
+// a chunk of 8 KiB with it.
 //
 // Thinning goes down to nine tenths, so that it is not needed at every put, and from the oldest on, so that
 // no more goes than has to. If the steps of p leave too much, resolution is halved until it fits (newThinner): it is
@@ -49,7 +49,7 @@ func (r *Reservoir) Shrink(holder string, after uint64, p Policy, maxBytes, now 
 	if h == nil || p.Mode == Reject {
 		return false, nil
 	}
-	if h.thinning != nil && !h.thinning.is(p, maxBytes, now) {
+	if h.thinning != nil && !h.thinning.is(p, maxBytes) {
 		h.thinning = nil
 	}
 	if h.thinning == nil && h.bytes <= maxBytes {
@@ -141,9 +141,9 @@ func (r *Reservoir) drop(h *backlog, chunks []chunk, reason string, target int64
 // goes; then the plan is carried out from the oldest on. What it says of a chunk that is not there any more, or
 // was written again, is passed over.
 type thinning struct {
-	p             Policy
-	maxBytes, now int64
-	keep          []Step
+	p        Policy
+	maxBytes int64
+	keep     []Step
 
 	halvings int
 	thinner  *thinner
@@ -151,7 +151,7 @@ type thinning struct {
 	bytes    int64  // what goes, about
 	plan     []doomed
 	cut      bool // the plan is for the oldest only of those of which something goes
-	done     int  // chunks of the plan that were written anew
+	short    bool // no plan is enough
 	phase    phase
 }
 
@@ -160,7 +160,7 @@ type phase int
 const (
 	planning phase = iota
 	carrying       // the plan out
-	dropping       // the oldest, as no plan is enough
+	dropping       // the oldest
 )
 
 // doomed tells which records of a chunk go.
@@ -174,19 +174,19 @@ type bitmap []byte
 func (b bitmap) set(n int)      { b[n/8] |= 1 << (n % 8) }
 func (b bitmap) has(n int) bool { return n/8 < len(b) && b[n/8]&(1<<(n%8)) != 0 }
 
-func (t *thinning) is(p Policy, maxBytes, now int64) bool {
-	return t.p.Mode == p.Mode && slices.Equal(t.p.Keep, p.Keep) && t.maxBytes == maxBytes && t.now == now
+func (t *thinning) is(p Policy, maxBytes int64) bool {
+	return t.p.Mode == p.Mode && slices.Equal(t.p.Keep, p.Keep) && t.maxBytes == maxBytes
 }
 
 // begin begins a plan with so many halvings, or with the next more that make a difference.
-func (t *thinning) begin(halvings int, oldest int64) {
+func (t *thinning) begin(halvings int, oldest, now int64) {
 	if all := t.keep[0].Every == 0 && !t.keep[0].Latest; all { // nothing is that old
-		for halvings < maxHalvings && time.Duration(t.now-oldest)*time.Millisecond < t.keep[0].For>>halvings {
+		for halvings < maxHalvings && time.Duration(now-oldest)*time.Millisecond < t.keep[0].For>>halvings {
 			halvings++
 		}
 	}
-	t.halvings, t.thinner, t.before = halvings, newThinner(t.keep, t.now, halvings), math.MaxUint64
-	t.bytes, t.plan, t.cut, t.done, t.phase = 0, t.plan[:0], false, 0, planning
+	t.halvings, t.thinner, t.before = halvings, newThinner(t.keep, now, halvings), math.MaxUint64
+	t.bytes, t.plan, t.cut, t.phase = 0, t.plan[:0], false, planning
 }
 
 func (r *Reservoir) thin(h *backlog, after uint64, p Policy, maxBytes, now int64) (more bool, err error) {
@@ -197,12 +197,12 @@ func (r *Reservoir) thin(h *backlog, after uint64, p Policy, maxBytes, now int64
 	}
 	t := h.thinning
 	if t == nil {
-		t = &thinning{p: p, maxBytes: maxBytes, now: now, keep: p.Keep}
+		t = &thinning{p: p, maxBytes: maxBytes, keep: p.Keep}
 		if len(t.keep) == 0 {
 			t.keep = defaultKeep
 		}
 		h.thinning = t
-		t.begin(0, h.chunks[oldest].firstAge)
+		t.begin(0, h.chunks[oldest].firstAge, now)
 	}
 	switch t.phase {
 	case planning:
@@ -214,25 +214,26 @@ func (r *Reservoir) thin(h *backlog, after uint64, p Policy, maxBytes, now int64
 			return false, nil
 		case !all:
 		case h.bytes-t.bytes > target && t.halvings < maxHalvings:
-			t.begin(t.halvings+1, h.chunks[oldest].firstAge)
+			t.begin(t.halvings+1, h.chunks[oldest].firstAge, now)
 		default:
-			t.phase = carrying
+			t.phase, t.short = carrying, h.bytes-t.bytes > target
 		}
 		return true, nil
 	case carrying:
 		if err := r.carry(h, t, after, target); err != nil {
 			return false, err
 		}
+		oldest = h.movable(after)
 		switch {
+		case oldest == len(h.chunks):
+			return false, nil
 		case h.bytes <= target || len(t.plan) == 0 && h.bytes <= maxBytes:
 			return false, nil
 		case len(t.plan) > 0:
-		case t.cut && t.done > 0:
-			t.begin(t.halvings, h.chunks[oldest].firstAge)
-		case t.halvings < maxHalvings: // so much was put meanwhile
-			t.begin(t.halvings+1, h.chunks[oldest].firstAge)
-		default:
+		case t.short && !t.cut:
 			t.phase = dropping
+		default: // there is more to it than the plan had, or so much was put meanwhile
+			t.begin(t.halvings, h.chunks[oldest].firstAge, now)
 		}
 		return true, nil
 	}
@@ -367,7 +368,6 @@ func (r *Reservoir) carry(h *backlog, t *thinning, after uint64, target int64) e
 		if err != nil { // it stays as it is, until it is read
 			break
 		}
-		t.done++
 	}
 	if len(b.remove) == 0 {
 		b.txn.Discard()

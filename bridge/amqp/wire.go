@@ -3,12 +3,13 @@ package amqp
 import (
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
 	"sync"
 	"time"
+
+	"github.com/weir-iot/weir/bridge/dial"
 )
 
 // wire is the connection that the library gets. It demands progress of each write, and keeps
@@ -50,22 +51,11 @@ func (w *wire) Read(b []byte) (int, error) {
 
 // Write takes the time it needs, as long as something moves within limit.
 func (w *wire) Write(b []byte) (int, error) {
-	const chunk = 16 << 10
-	n := 0
-	for n < len(b) {
-		if err := w.Conn.SetWriteDeadline(time.Now().Add(w.limit)); err != nil {
-			return n, w.keep(err)
-		}
-		m, err := w.Conn.Write(b[n:min(n+chunk, len(b))])
-		n += m
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, w.keep(fmt.Errorf("the link has taken nothing for %v", w.limit))
-		}
-		if err != nil {
-			return n, w.keep(err)
-		}
+	n, err := dial.Paced{Conn: w.Conn, Limit: w.limit}.Write(b)
+	if err != nil {
+		w.keep(err)
 	}
-	return n, nil
+	return n, err
 }
 
 // Close does not wait to say TLS's goodbye, which a link that lies still would delay by

@@ -1,6 +1,7 @@
 package amqp
 
 import (
+	"bufio"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -12,19 +13,20 @@ import (
 	"github.com/weir-iot/weir/bridge/dial"
 )
 
-// wire is the connection that the library gets. It demands progress of each write, and keeps
-// why it ended: the library tells that as text, or not at all.
+// wire is the connection that the library gets. It demands progress of each write, cuts messages
+// that are too large, and keeps why it ended: the library tells that as text, or not at all.
 type wire struct {
 	net.Conn
 	raw   net.Conn // what carries it: under TLS, the connection below
 	limit time.Duration
+	in    cutter
 
 	mu  sync.Mutex
 	err error
 }
 
 func newWire(conn net.Conn, limit time.Duration) *wire {
-	w := &wire{Conn: conn, raw: conn, limit: limit}
+	w := &wire{Conn: conn, raw: conn, limit: limit, in: cutter{r: bufio.NewReaderSize(conn, 16<<10)}}
 	if secure, ok := conn.(*tls.Conn); ok {
 		w.raw = secure.NetConn()
 	}
@@ -37,7 +39,7 @@ func newWire(conn net.Conn, limit time.Duration) *wire {
 }
 
 func (w *wire) Read(b []byte) (int, error) {
-	n, err := w.Conn.Read(b)
+	n, err := w.in.Read(b)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		w.keep(errors.New("the far end is silent; its heartbeats are missing"))

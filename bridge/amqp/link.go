@@ -360,5 +360,5 @@ func (l *link) watch(now time.Time) error {
 
 func (l *link) takesNothing() error {
 	l.s.blocked, l.s.careful = true, max(l.s.careful, 1)
-	return fmt.Errorf("the far end takes no publishes: %s", l.block)
+	return gateway.Errorf(gateway.ErrFull, "the far end takes no publishes: %s", l.block)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rabbitmq/amqp091-go"
 
+	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/amqp"
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/gateway"
@@ -270,7 +271,7 @@ func blocked(t *testing.T, r *bridgetest.RabbitMQ, size int) {
 	add(100)
 	says := func() bool {
 		s := p.Status()
-		return !s.Up && s.Reason == "the far end takes no publishes: low on memory"
+		return s.State == bridge.LinkThrottled && s.Reason == "the far end takes no publishes: low on memory"
 	}
 	until(t, "it says that it is blocked", says)
 	retried := p.Status().Retried

@@ -34,6 +34,16 @@ func TestRemainingExpiry(t *testing.T) {
 	}
 }
 
+// What a far end says for now only is throttling, in whatever packet it says it.
+func TestThrottled(t *testing.T) {
+	for code := range reasons {
+		want := code == 0x89 || code == 0x96 || code == 0x97 || code == 0x9F
+		if err := reason(code, nil); errors.Is(err, gateway.ErrFull) != want {
+			t.Errorf("0x%02x is throttling: %t", code, !want)
+		}
+	}
+}
+
 // Whatever a far end sends, reading it ends in an answer or an error, not in a panic.
 func FuzzRead(f *testing.F) {
 	for _, seed := range [][]byte{

@@ -38,6 +38,7 @@ type kind struct {
 // sources is THE list of kinds of uplink that also bring something down.
 func sources() []sourceKind {
 	return []sourceKind{
+		{"amqp", newAMQPSource},
 		{"mqtt", newMQTTSource},
 		{"nats", newNATSSource},
 	}
@@ -75,6 +76,14 @@ func newAMQP(s config.Section, d deps) (Sink, error) {
 		return nil, err
 	}
 	return amqp.New(c, d.gatewayID, s.Name(), d.age)
+}
+
+func newAMQPSource(s config.Section, gatewayID, downlink string, topics gateway.Filters) (Source, error) {
+	var c amqp.Config
+	if err := s.Decode(&c); err != nil {
+		return nil, err
+	}
+	return amqp.NewSource(c, gatewayID, s.Name(), downlink, topics)
 }
 
 func newMQTT(s config.Section, d deps) (Sink, error) {

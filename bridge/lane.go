@@ -19,34 +19,63 @@ type lane struct {
 
 	// Guarded by the pump's mu.
 	refused func(error) // ends the connection that there is; nil without one
-	up      bool
-	reason  string
+	circuit Circuit
+	reason  string    // why it is not up, in plain words
+	drill   time.Time // there is one until then
+	upSince time.Time
+	before  uint64 // what the uplink had delivered then
 }
 
 // keepUp makes one connection after the other.
 func (l *lane) keepUp(ctx context.Context) {
 	pause := l.p.pauses()
+	next := time.Time{} // no attempt before
 	for ctx.Err() == nil {
-		if until, woken := l.p.drilled(); !until.IsZero() {
-			l.setState(false, "a drill: no connection until "+until.Format(time.TimeOnly))
+		until, woken := l.p.drilled()
+		l.change(func() { l.drill = until })
+		switch now := time.Now(); {
+		case !until.IsZero():
 			sitOut(ctx, until, woken)
 			continue
+		case now.Before(next):
+			sitOut(ctx, next, woken)
+			continue
 		}
-		began, before := time.Now(), l.p.delivered()
+		l.change(func() {
+			l.circuit.attempt()
+			if l.reason = ""; l.circuit.Failures > 0 {
+				l.reason = l.circuit.LastError
+			}
+		})
 		err := l.connect(ctx)
-		if ctx.Err() != nil {
-			break
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, errDrill):
+			l.change(func() { l.circuit.State, l.reason = LinkStopped, err.Error() })
+		default:
+			if err == nil {
+				err = errors.New("the far end ended the connection")
+			}
+			l.change(func() {
+				now := time.Now()
+				if l.proven(now) {
+					pause.Reset()
+					l.circuit.Failures = 0
+				}
+				next = l.circuit.failed(err, now, pause.NextBackOff())
+				l.reason = err.Error()
+			})
 		}
-		if err == nil {
-			err = errors.New("the far end ended the connection")
-		}
-		if l.p.delivered() != before || time.Since(began) > l.p.o.MaxPause {
-			pause.Reset()
-		}
-		l.setState(false, err.Error())
-		wait(ctx, pause.NextBackOff())
 	}
-	l.setState(false, "stopped")
+	l.change(func() {
+		l.circuit.State, l.circuit.NextAttempt, l.reason = LinkStopped, time.Time{}, "stopped"
+		l.drill = time.Time{}
+	})
+}
+
+// proven tells whether the connection that there is has shown that it is one. The caller holds the pump's mu.
+func (l *lane) proven(now time.Time) bool {
+	return l.circuit.State == LinkUp && (l.p.status.Delivered != l.before || now.Sub(l.upSince) > l.p.o.MaxPause)
 }
 
 // connect is one call of the sink and what goes with it. It returns when that has ended.
@@ -83,7 +112,10 @@ func (l *lane) connect(ctx context.Context) error {
 		}
 	})
 	up := sync.OnceFunc(func() {
-		l.setState(true, "")
+		l.change(func() {
+			l.circuit.State, l.reason = LinkUp, ""
+			l.upSince, l.before = time.Now(), p.status.Delivered
+		})
 		close(ready)
 	})
 	done := func(e *gateway.Event, err error) { p.settle(l, e, err) }
@@ -152,40 +184,43 @@ func (l *lane) refuse(err error) {
 	}
 }
 
-// setState shows how the lane does. The uplink is up when all lanes are; its reason is the first
-// lane's that has one.
-func (l *lane) setState(up bool, reason string) {
+// change changes how the lane does, and shows it. The uplink is up when all lanes are; else it does as
+// the first lane that is not.
+func (l *lane) change(how func()) {
 	p := l.p
 	p.mu.Lock()
-	l.up, l.reason = up, reason
-	all, why := true, ""
+	how()
+	was, why := p.status.Up, p.status.Reason
+	shown, reason := p.lanes[0].shown()
 	for _, other := range p.lanes {
-		if !other.up {
-			all = false
-			if why == "" {
-				why = other.reason
-			}
+		if c, r := other.shown(); c.State != LinkUp {
+			shown, reason = c, r
+			break
 		}
 	}
-	same := p.status.Up == all && p.status.Reason == why
-	if p.status.Up != all {
+	up := shown.State == LinkUp
+	if was != up {
 		p.status.Since = time.Now()
 	}
-	p.status.Up, p.status.Reason = all, why
+	p.status.Up, p.status.Reason, p.status.Circuit = up, reason, shown
 	p.mu.Unlock()
-	if same {
+	switch {
+	case was == up && (why == reason || shown.State == LinkConnecting):
 		return
-	}
-	if all {
+	case up:
 		p.o.Logger.Info("uplink is up")
-	} else {
-		p.o.Logger.Warn("uplink is down", "reason", why)
+	default:
+		p.o.Logger.Warn("uplink is down", "reason", reason)
 	}
-	p.o.Observer.UplinkState(p.o.Uplink, all, why)
+	p.o.Observer.UplinkState(p.o.Uplink, up, reason)
 }
 
-func (p *Pump) delivered() uint64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.status.Delivered
+// shown is how the lane does, and why it is not up. The caller holds the pump's mu.
+func (l *lane) shown() (Circuit, string) {
+	c := l.circuit
+	if l.drill.IsZero() {
+		return c, l.reason
+	}
+	c.State, c.NextAttempt = LinkDrill, l.drill
+	return c, "a drill: no connection until " + l.drill.Format(time.TimeOnly)
 }

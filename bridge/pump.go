@@ -95,9 +95,9 @@ func NewPump(o PumpOptions) (*Pump, error) {
 		}
 	}
 	p := &Pump{o: o, grave: make(chan struct{}, 1), woken: make(chan struct{}), queued: map[string]uint64{}}
-	p.status = Status{Uplink: o.Uplink, Reason: "not started", Since: time.Now()}
+	p.status = Status{Uplink: o.Uplink, Reason: "not started", Since: time.Now(), Circuit: Circuit{State: LinkStopped}}
 	for n, sink := range o.Sinks {
-		p.lanes = append(p.lanes, &lane{p: p, n: n, sink: sink, more: make(chan struct{}, 1), reason: "not started"})
+		p.lanes = append(p.lanes, &lane{p: p, n: n, sink: sink, more: make(chan struct{}, 1), reason: "not started", circuit: p.status.Circuit})
 	}
 	var err error
 	if p.replayed, err = readReplayed(o.State, o.Uplink); err != nil {
@@ -327,7 +327,7 @@ func (p *Pump) buryOne(s *source) bool {
 	entry = s.win.find(e)
 	if err != nil {
 		entry.outcome = waiting
-		lane.refuse(fmt.Errorf("stopped at %s, which the far end will not take (%s): %w", id, reason, err))
+		lane.refuse(fmt.Errorf("stopped at %s, which the far end will not take (%s): %v", id, reason, err)) // it is not the far end that is full
 	} else {
 		entry.outcome = dead
 		p.pop(s)

@@ -15,6 +15,7 @@ type Status struct {
 	Up     bool
 	Reason string    // why it is down, in plain words
 	Since  time.Time // when Up last changed
+	Circuit
 
 	Delivered uint64 // acknowledged by the far end, since the process started
 	Retried   uint64 // handed to the sink again, since the process started
@@ -69,6 +70,9 @@ func (p *Pump) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.status
+	if s.Up && p.lanes[0].proven(time.Now()) {
+		s.Failures = 0
+	}
 	age := p.o.Age()
 	for _, src := range p.sources {
 		if src.replay != nil {

@@ -1,4 +1,5 @@
-// Package amqp is the sink for RabbitMQ and whatever else speaks AMQP 0-9-1.
+// Package amqp is the sink for RabbitMQ and whatever else speaks AMQP 0-9-1, and the source of its
+// downlinks (source.go).
 //
 // The far end has an event when it has confirmed it (publisher confirms), which for a
 // persistent message in a durable queue means that it is on disk there. Every publish is
@@ -38,11 +39,19 @@ type Config struct {
 	RoutingKey string `yaml:"routing_key"`
 	Format     string `yaml:"format"` // "payload" (default) or "cloudevents"
 
+	// DownExchange has what downlinks bring down: a queue of each is bound to it. It has to exist and
+	// be a topic exchange; default Exchange.
+	DownExchange string `yaml:"down_exchange"`
+	// DownQueue is a queue that is there already, in place of that: nothing is declared and nothing
+	// bound. It may have {downlink} in it, and each downlink needs its own.
+	DownQueue string `yaml:"down_queue"`
+
 	// Heartbeat is how often both ends show that they live; a link that is silent for one and
 	// a half times as long is dead. Whole seconds, 1s to 1h, default 10s; the far end may
 	// ask for less.
 	Heartbeat time.Duration `yaml:"heartbeat"`
-	// Window is how many publishes may wait for their confirm: 1 to 1000, default 128.
+	// Window is how many publishes may wait for their confirm, and how many messages that come down
+	// for their acknowledgement: 1 to 1000, default 128.
 	Window int `yaml:"window"`
 	// AckTimeout is how long the oldest of them may wait, while none is confirmed,
 	// before the link counts as dead; 10ms to 1h, default 20s.
@@ -53,7 +62,7 @@ type Config struct {
 type Sink struct {
 	c         Config
 	gatewayID string
-	uplink    string
+	name      string // of the connection
 	age       func() time.Duration
 	address   string
 	exchange  string
@@ -67,7 +76,7 @@ type Sink struct {
 
 // New returns a sink for uplink of gatewayID. age is the clock of gateway.Event.Age. It opens nothing. A wrong value is a gateway.KeyError.
 func New(c Config, gatewayID, uplink string, age func() time.Duration) (*Sink, error) {
-	s := &Sink{c: c, gatewayID: gatewayID, uplink: uplink, age: age, exchange: "amq.topic"}
+	s := &Sink{c: c, gatewayID: gatewayID, name: "weir " + gatewayID + " " + uplink, age: age, exchange: "amq.topic"}
 	secure, err := s.parseURL()
 	if err != nil {
 		return nil, err
@@ -87,10 +96,16 @@ func New(c Config, gatewayID, uplink string, age func() time.Duration) (*Sink, e
 	if s.key, err = parseTemplate(s.c.RoutingKey); err != nil {
 		return nil, gateway.BadKey("routing_key", "%w", err)
 	}
-	for _, t := range []struct{ key, value string }{{"exchange", s.exchange}, {"vhost", s.c.VHost}, {"routing_key", s.c.RoutingKey}} {
+	for _, t := range []struct{ key, value string }{{"exchange", s.exchange}, {"vhost", s.c.VHost}, {"routing_key", s.c.RoutingKey}, {"down_exchange", c.DownExchange}, {"down_queue", c.DownQueue}} {
 		if len(t.value) > maxShort {
 			return nil, gateway.BadKey(t.key, "%d bytes; %d is the most", len(t.value), maxShort)
 		}
+	}
+	if strings.ContainsAny(strings.Replace(c.DownQueue, placeholder, "", 1), "{}") {
+		return nil, gateway.BadKey("down_queue", "%q: the one placeholder is %s", c.DownQueue, placeholder)
+	}
+	if c.DownQueue != "" && c.DownExchange != "" {
+		return nil, gateway.BadKey("down_exchange", "who made down_queue has bound it, so there is nothing to bind")
 	}
 	if c.Password != "" && c.Username == "" {
 		return nil, gateway.BadKey("password", "password needs a username")
@@ -169,7 +184,7 @@ func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func()
 }
 
 func (s *Sink) send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {
-	l, err := s.connect(ctx)
+	l, err := s.connect(ctx, (*link).open)
 	if err != nil {
 		return err
 	}

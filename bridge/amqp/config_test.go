@@ -37,12 +37,40 @@ func TestConfig(t *testing.T) {
 		{"window", func(c *amqp.Config) { c.Window = -1 }, "window: window -1 is not from 1 to 1000"},
 		{"heartbeat", func(c *amqp.Config) { c.Heartbeat = 1500 * time.Millisecond }, "heartbeat: 1.5s is not in whole seconds from 1s to 1h"},
 		{"ack_timeout", func(c *amqp.Config) { c.AckTimeout = time.Millisecond }, "ack_timeout: 1ms is not from 10ms to 1h"},
+		{"down_exchange", func(c *amqp.Config) { c.DownExchange = long }, "down_exchange: 256 bytes; 255 is the most"},
+		{"down_queue", func(c *amqp.Config) { c.DownQueue = "a-{gateway}" }, `down_queue: "a-{gateway}": the one placeholder is {downlink}`},
+		{"down_queue", func(c *amqp.Config) { c.DownQueue = "{downlink}-{downlink}" }, `down_queue: "{downlink}-{downlink}": the one placeholder is {downlink}`},
+		{"down_exchange", func(c *amqp.Config) { c.DownQueue, c.DownExchange = "q", "x" }, "down_exchange: who made down_queue has bound it, so there is nothing to bind"},
 	} {
 		config := amqp.Config{URL: "amqp://h"}
 		c.change(&config)
 		_, err := amqp.New(config, "gw", "far", bridgetest.Age)
 		var at *gateway.KeyError
 		if !errors.As(err, &at) || at.Key != c.key || err.Error() != c.want {
+			t.Errorf("%v, not %s", err, c.want)
+		}
+	}
+}
+
+func TestSourceConfig(t *testing.T) {
+	long, none := strings.Repeat("x", 256), ""
+	for _, c := range []struct {
+		change func(*amqp.Config)
+		filter string
+		want   string // empty: it is right
+	}{
+		{func(c *amqp.Config) {}, "a/+/b.c/#", ""},
+		{func(c *amqp.Config) { c.URL = "" }, "a", "url: url is missing: amqp://host or amqps://host"},
+		{func(c *amqp.Config) { c.Exchange = &none }, "a", "down_exchange: a downlink needs an exchange, or a down_queue; nothing can be bound to AMQP's default exchange"},
+		{func(c *amqp.Config) { c.Exchange, c.DownExchange = &none, "amq.topic" }, "a", ""},
+		{func(c *amqp.Config) { c.Exchange, c.DownQueue = &none, "q" }, "a/*", ""},
+		{func(c *amqp.Config) {}, "a/*/b", `downlink "commands": filter "a/*/b": a level * would be any level to AMQP`},
+		{func(c *amqp.Config) {}, long, `downlink "commands": filter "` + long + `" has 256 bytes; AMQP has room for 255`},
+	} {
+		config := amqp.Config{URL: "amqp://h"}
+		c.change(&config)
+		_, err := amqp.NewSource(config, "gw", "far", "commands", gateway.Filters{gateway.MustFilter(c.filter)})
+		if c.want == "" && err != nil || c.want != "" && (err == nil || err.Error() != c.want) {
 			t.Errorf("%v, not %s", err, c.want)
 		}
 	}

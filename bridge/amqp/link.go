@@ -20,7 +20,7 @@ type flight struct {
 	returned error // the far end has no place for it, and said so
 }
 
-// link is one connection and its channel. All belongs to the goroutine of Send, but the wire's end.
+// link is one connection and its channel. All belongs to the goroutine of Send or Receive, but the wire's end.
 type link struct {
 	s       *Sink
 	wire    *wire
@@ -41,8 +41,8 @@ type link struct {
 // frameSize is the largest frame offered: RabbitMQ's own default.
 const frameSize = 128 << 10
 
-// connect returns a link that is ready for publishes. The caller has to end it.
-func (s *Sink) connect(ctx context.Context) (*link, error) {
+// connect returns a link with what open opens on it. The caller has to end it.
+func (s *Sink) connect(ctx context.Context, open func(*link) error) (*link, error) {
 	conn, err := s.dialer.Dial(ctx, s.address)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", s.address, err)
@@ -52,7 +52,7 @@ func (s *Sink) connect(ctx context.Context) (*link, error) {
 	late := l.hurry()
 	properties := amqp.NewConnectionProperties()
 	properties["product"] = "Weir"
-	properties.SetClientConnectionName("weir " + s.gatewayID + " " + s.uplink)
+	properties.SetClientConnectionName(s.name)
 	l.conn, err = amqp.Open(l.wire, amqp.Config{
 		SASL: []amqp.Authentication{s.authentication()}, Vhost: s.c.VHost, Heartbeat: s.c.Heartbeat,
 		FrameSize: frameSize, Locale: "en_US", Properties: properties,
@@ -60,7 +60,7 @@ func (s *Sink) connect(ctx context.Context) (*link, error) {
 	l.lost = l.conn.NotifyClose(make(chan *amqp.Error, 1))
 	l.blocked = l.conn.NotifyBlocked(make(chan amqp.Blocking, 8))
 	if err == nil {
-		err = l.open()
+		err = open(l)
 	}
 	intime := late.Stop()
 	if err != nil {
@@ -82,22 +82,29 @@ func (l *link) hurry() *time.Timer {
 	return time.AfterFunc(limit, func() { l.wire.fail(fmt.Errorf("no answer within %v", limit)) })
 }
 
-// open opens a channel in confirm mode, and looks whether the exchange is there.
-func (l *link) open() error {
+func (l *link) openChannel() error {
 	ch, err := l.conn.Channel()
 	if err != nil {
 		return err
 	}
 	l.ch = ch
 	l.closed = ch.NotifyClose(make(chan *amqp.Error, 1))
-	l.returns = ch.NotifyReturn(make(chan amqp.Return, l.s.c.Window))
-	if err := ch.Confirm(false); err != nil {
+	return nil
+}
+
+// open opens a channel in confirm mode, and looks whether the exchange is there.
+func (l *link) open() error {
+	if err := l.openChannel(); err != nil {
+		return err
+	}
+	l.returns = l.ch.NotifyReturn(make(chan amqp.Return, l.s.c.Window))
+	if err := l.ch.Confirm(false); err != nil {
 		return err
 	}
 	if l.s.exchange == "" { // it is always there, and may not be asked for
 		return nil
 	}
-	return ch.ExchangeDeclarePassive(l.s.exchange, amqp.ExchangeTopic, true, false, false, false, nil)
+	return l.ch.ExchangeDeclarePassive(l.s.exchange, amqp.ExchangeTopic, true, false, false, false, nil)
 }
 
 // end closes everything and waits until the library has let go of it.
@@ -353,5 +360,5 @@ func (l *link) watch(now time.Time) error {
 
 func (l *link) takesNothing() error {
 	l.s.blocked, l.s.careful = true, max(l.s.careful, 1)
-	return fmt.Errorf("the far end takes no publishes: %s", l.block)
+	return gateway.Errorf(gateway.ErrFull, "the far end takes no publishes: %s", l.block)
 }

@@ -34,6 +34,14 @@ func TestRoutingKey(t *testing.T) {
 	}
 }
 
+func TestBindingKey(t *testing.T) {
+	for filter, want := range map[string]string{"a/+/c": "a.*.c", "a/#": "a.#", "#": "#", "v1.2/+": "v1/2.*", "/a//+": ".a..*", "a*/b": "a*.b"} {
+		if got, err := bindingKey(filter); got != want || err != nil {
+			t.Errorf("%s: %s, not %s, %v", filter, got, want, err)
+		}
+	}
+}
+
 // What would break the connection again and again is refused before it is sent.
 func TestUnsendable(t *testing.T) {
 	s, err := New(Config{URL: "amqp://h"}, "gw", "far", func() time.Duration { return 0 })

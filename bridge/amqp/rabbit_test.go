@@ -12,13 +12,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rabbitmq/amqp091-go"
 
+	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/amqp"
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/gateway"
 )
 
 // start returns the one RabbitMQ of these tests. Besides guest it knows "open", who may write to
-// amq.topic if the key begins with open, and "mute", who may not write at all.
+// amq.topic if the key begins with open, "mute", who may not write at all, and "down" and "reader", who have the
+// rights that a downlink needs, with a queue of its own and with one that is there.
 func start(t *testing.T) *bridgetest.RabbitMQ {
 	t.Helper()
 	p := certificates(t)
@@ -37,8 +39,14 @@ func start(t *testing.T) *bridgetest.RabbitMQ {
 				map[string]string{"name": "open", "password": "secret", "tags": ""},
 				map[string]string{"name": "mute", "password": "secret", "tags": ""},
 				map[string]string{"name": "box", "password": "unused", "tags": ""},
+				map[string]string{"name": "down", "password": "secret", "tags": ""},
+				map[string]string{"name": "reader", "password": "secret", "tags": ""},
 			},
-			"permissions":       []any{may("open", "^amq[.]topic$"), may("mute", "^$"), may("box", "^amq[.]topic$")},
+			"permissions": []any{
+				may("open", "^amq[.]topic$"), may("mute", "^$"), may("box", "^amq[.]topic$"),
+				map[string]string{"user": "down", "vhost": "/", "configure": "^weir-.*-down$", "write": "^weir-.*-down$", "read": "^(weir-.*-down|amq[.]topic)$"},
+				map[string]string{"user": "reader", "vhost": "/", "configure": "^$", "write": "^$", "read": "^queue-"},
+			},
 			"topic_permissions": []any{map[string]string{"user": "open", "vhost": "/", "exchange": "amq.topic", "write": "^open", "read": ""}},
 		},
 	})
@@ -263,7 +271,7 @@ func blocked(t *testing.T, r *bridgetest.RabbitMQ, size int) {
 	add(100)
 	says := func() bool {
 		s := p.Status()
-		return !s.Up && s.Reason == "the far end takes no publishes: low on memory"
+		return s.State == bridge.LinkThrottled && s.Reason == "the far end takes no publishes: low on memory"
 	}
 	until(t, "it says that it is blocked", says)
 	retried := p.Status().Retried

@@ -22,6 +22,7 @@ type scripted struct {
 	conns     atomic.Int64
 	published atomic.Int64
 	said      chan []byte // goes out on the connection that there is
+	queue     *queueInMemory
 }
 
 // frame is a method frame (§4.2.4).
@@ -38,13 +39,15 @@ func tag(n uint64, bits byte) []byte { return append(binary.BigEndian.AppendUint
 func ack(n uint64, multiple byte) []byte  { return frame(1, 60, 80, tag(n, multiple)...) }
 func nack(n uint64, multiple byte) []byte { return frame(1, 60, 120, tag(n, multiple)...) }
 
-func script(t *testing.T) *scripted {
+func script(t *testing.T) *scripted { return scriptWith(t, nil) }
+
+func scriptWith(t *testing.T, queue *queueInMemory) *scripted {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &scripted{addr: l.Addr().String(), said: make(chan []byte, 100)}
+	f := &scripted{addr: l.Addr().String(), said: make(chan []byte, 100), queue: queue}
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
@@ -79,8 +82,8 @@ func (f *scripted) serve(conn net.Conn) {
 	}()
 	f.read(bufio.NewReader(conn), out)
 	close(quit)
-	<-ended
 	conn.Close()
+	<-ended
 }
 
 func (f *scripted) read(r *bufio.Reader, out chan<- []byte) {
@@ -90,6 +93,11 @@ func (f *scripted) read(r *bufio.Reader, out chan<- []byte) {
 	text := func(s string) []byte { return append(binary.BigEndian.AppendUint32(nil, uint32(len(s))), s...) }
 	start := append(append([]byte{0, 9, 0, 0, 0, 0}, text("PLAIN")...), text("en_US")...)
 	out <- frame(0, 10, 10, start...)
+	var c *consumer
+	if f.queue != nil {
+		c = f.queue.connect(out)
+		defer c.end()
+	}
 	for {
 		head := make([]byte, 7)
 		if _, err := io.ReadFull(r, head); err != nil {
@@ -105,6 +113,9 @@ func (f *scripted) read(r *bufio.Reader, out chan<- []byte) {
 		if head[0] != 1 {
 			continue
 		}
+		if c != nil {
+			c.method(body[1], body[3], body[4:])
+		}
 		switch [2]byte{body[1], body[3]} { // class and method
 		case [2]byte{10, 11}: // start-ok: tune, with no heartbeat of its own wish
 			out <- frame(0, 10, 30, 0, 10, 0, 2, 0, 0, 0, 0)
@@ -114,6 +125,8 @@ func (f *scripted) read(r *bufio.Reader, out chan<- []byte) {
 			out <- frame(0, 10, 51)
 		case [2]byte{20, 10}: // channel.open
 			out <- frame(1, 20, 11, 0, 0, 0, 0)
+		case [2]byte{20, 40}: // channel.close
+			out <- frame(1, 20, 41)
 		case [2]byte{85, 10}: // confirm.select
 			out <- frame(1, 85, 11)
 		case [2]byte{40, 10}: // exchange.declare

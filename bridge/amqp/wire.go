@@ -1,29 +1,32 @@
 package amqp
 
 import (
+	"bufio"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
 	"sync"
 	"time"
+
+	"github.com/weir-iot/weir/bridge/dial"
 )
 
-// wire is the connection that the library gets. It demands progress of each write, and keeps
-// why it ended: the library tells that as text, or not at all.
+// wire is the connection that the library gets. It demands progress of each write, cuts messages
+// that are too large, and keeps why it ended: the library tells that as text, or not at all.
 type wire struct {
 	net.Conn
 	raw   net.Conn // what carries it: under TLS, the connection below
 	limit time.Duration
+	in    cutter
 
 	mu  sync.Mutex
 	err error
 }
 
 func newWire(conn net.Conn, limit time.Duration) *wire {
-	w := &wire{Conn: conn, raw: conn, limit: limit}
+	w := &wire{Conn: conn, raw: conn, limit: limit, in: cutter{r: bufio.NewReaderSize(conn, 16<<10)}}
 	if secure, ok := conn.(*tls.Conn); ok {
 		w.raw = secure.NetConn()
 	}
@@ -36,7 +39,7 @@ func newWire(conn net.Conn, limit time.Duration) *wire {
 }
 
 func (w *wire) Read(b []byte) (int, error) {
-	n, err := w.Conn.Read(b)
+	n, err := w.in.Read(b)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		w.keep(errors.New("the far end is silent; its heartbeats are missing"))
@@ -50,22 +53,11 @@ func (w *wire) Read(b []byte) (int, error) {
 
 // Write takes the time it needs, as long as something moves within limit.
 func (w *wire) Write(b []byte) (int, error) {
-	const chunk = 16 << 10
-	n := 0
-	for n < len(b) {
-		if err := w.Conn.SetWriteDeadline(time.Now().Add(w.limit)); err != nil {
-			return n, w.keep(err)
-		}
-		m, err := w.Conn.Write(b[n:min(n+chunk, len(b))])
-		n += m
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, w.keep(fmt.Errorf("the link has taken nothing for %v", w.limit))
-		}
-		if err != nil {
-			return n, w.keep(err)
-		}
+	n, err := dial.Paced{Conn: w.Conn, Limit: w.limit}.Write(b)
+	if err != nil {
+		w.keep(err)
 	}
-	return n, nil
+	return n, err
 }
 
 // Close does not wait to say TLS's goodbye, which a link that lies still would delay by

@@ -142,6 +142,7 @@ func TestKafka(t *testing.T) {
 	t.Run("small topic", func(t *testing.T) { checkSmallTopic(t, c) })
 	t.Run("unknown topic", func(t *testing.T) { checkUnknownTopic(t, c) })
 	t.Run("compression", func(t *testing.T) { checkCompression(t, c) })
+	t.Run("reader", func(t *testing.T) { checkReader(t, c) })
 	t.Run("recipe", func(t *testing.T) { checkRecipe(t, c) })
 	t.Run("accounts", func(t *testing.T) { checkAccounts(t, c, secure, p) })
 	t.Run("denied", func(t *testing.T) { checkDenied(t, c, secure, p, c.newTopic(t, 1), c.close(t, c.newTopic(t, 1))) })

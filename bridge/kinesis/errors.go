@@ -33,6 +33,8 @@ func (l *link) callError(err error) error {
 		if strings.Contains(strings.ToLower(text), "record") {
 			return gateway.Errorf(gateway.ErrInvalid, "%s: %s", code, text)
 		}
+	case "ProvisionedThroughputExceededException", "LimitExceededException", "ThrottlingException":
+		return gateway.Errorf(gateway.ErrFull, "the far end answers %s: %s", code, text)
 	case "ResourceNotFoundException":
 		advice = fmt.Sprintf("check stream and region: %s in %s", l.s.c.Stream, l.s.c.Region)
 	case "AccessDeniedException":

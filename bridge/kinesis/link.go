@@ -146,12 +146,15 @@ func (l *link) put(ctx context.Context, call []item) (taken []item, err error) {
 	if len(out.Records) != len(call) {
 		return nil, fmt.Errorf("the far end answers for %d of %d records", len(out.Records), len(call))
 	}
-	refused, reason := 0, ""
+	refused, reason, kind := 0, "", gateway.ErrTransient
 	for i, r := range out.Records {
 		switch {
 		case r.ErrorCode != nil:
 			if refused++; refused == 1 {
 				reason = *r.ErrorCode + ": " + aws.ToString(r.ErrorMessage)
+			}
+			if *r.ErrorCode == "ProvisionedThroughputExceededException" {
+				kind = gateway.ErrFull
 			}
 		case r.SequenceNumber == nil:
 			return nil, errors.New("the far end answers for a record without saying that it has it")
@@ -160,7 +163,7 @@ func (l *link) put(ctx context.Context, call []item) (taken []item, err error) {
 		}
 	}
 	if refused > 0 {
-		return taken, fmt.Errorf("the far end refused %d of %d records for now: %s", refused, len(call), reason)
+		return taken, gateway.Errorf(kind, "the far end refused %d of %d records for now: %s", refused, len(call), reason)
 	}
 	return taken, nil
 }

@@ -138,7 +138,7 @@ func TestPartialFailure(t *testing.T) {
 	}
 	done, err := send(t, s, all...)
 	const why = "the far end refused 1 of 4 records for now: ProvisionedThroughputExceededException: Rate exceeded for shard"
-	if err == nil || err.Error() != why || !slices.Equal(offsets(done), []uint64{1, 3, 5}) {
+	if err == nil || err.Error() != why || !errors.Is(err, gateway.ErrFull) || !slices.Equal(offsets(done), []uint64{1, 3, 5}) {
 		t.Errorf("%v, %v", err, offsets(done))
 	}
 	done, err = send(t, s, all[1:]...) // as the pump does: from the first refused one on
@@ -232,7 +232,7 @@ func TestCallErrors(t *testing.T) {
 		} else if len(done) != 0 || errors.Is(err, gateway.ErrInvalid) {
 			t.Errorf("%s: %v, %d outcomes", c.code, err, len(done))
 		}
-		if err == nil || err.Error() != c.reason {
+		if err == nil || err.Error() != c.reason || errors.Is(err, gateway.ErrFull) != strings.HasPrefix(c.code, "Provisioned") {
 			t.Errorf("%s: %v", c.code, err)
 		}
 		if n := len(f.allCalls()); n != 1 {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/gateway"
 )
 
@@ -66,7 +67,7 @@ func newLink(s *Sink, conn net.Conn) *link {
 	l := &link{
 		s: s, conn: conn,
 		r: bufio.NewReader(conn),
-		w: bufio.NewWriterSize(pacedWriter{conn, s.c.AckTimeout}, 16<<10),
+		w: bufio.NewWriterSize(dial.Paced{Conn: conn, Limit: s.c.AckTimeout}, 16<<10),
 	}
 	if s.c.Rate > 0 {
 		l.pace.every = time.Second / time.Duration(s.c.Rate)

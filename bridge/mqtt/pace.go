@@ -1,38 +1,6 @@
 package mqtt
 
-import (
-	"errors"
-	"fmt"
-	"net"
-	"os"
-	"time"
-)
-
-// pacedWriter demands progress, not completion: a large payload over a slow link may take
-// its time, a link that takes nothing at all for limit is dead.
-type pacedWriter struct {
-	conn  net.Conn
-	limit time.Duration
-}
-
-func (w pacedWriter) Write(b []byte) (int, error) {
-	const chunk = 16 << 10
-	n := 0
-	for n < len(b) {
-		if err := w.conn.SetWriteDeadline(time.Now().Add(w.limit)); err != nil {
-			return n, err
-		}
-		m, err := w.conn.Write(b[n:min(n+chunk, len(b))])
-		n += m
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, fmt.Errorf("the link has taken nothing for %v", w.limit)
-		}
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, nil
-}
+import "time"
 
 // pace spreads publishes over time, for a far end that discards what comes faster.
 type pace struct {

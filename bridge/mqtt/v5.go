@@ -212,8 +212,18 @@ func refusal(p *packets.Puback) error {
 	return gateway.Errorf(gateway.ErrTransient, "%w", err)
 }
 
-// reason is a reason code in words (§2.4), with what the far end adds.
+// reason is a reason code in words (§2.4), with what the far end adds. It is gateway.ErrFull where the far end
+// only wants less, or later.
 func reason(code byte, p *packets.Properties) error {
+	err := inWords(code, p)
+	switch code {
+	case packets.DisconnectServerBusy, packets.DisconnectMessageRateTooHigh, packets.DisconnectQuotaExceeded, packets.DisconnectConnectionRateExceeded:
+		return gateway.Errorf(gateway.ErrFull, "%w", err)
+	}
+	return err
+}
+
+func inWords(code byte, p *packets.Properties) error {
 	words := reasons[code]
 	if words == "" {
 		words = "no reason known"

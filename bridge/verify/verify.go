@@ -73,7 +73,7 @@ type Report struct {
 	Topics    int      `json:"topics"`
 	Repeats   uint64   `json:"repeats"`
 	Epochs    []Epoch  `json:"epochs"`    // in the order in which they came
-	Reordered Findings `json:"reordered"` // an id that was first seen after a newer one of its topic
+	Reordered Findings `json:"reordered"` // an id that was first seen after a newer one of its topic, and of its key in Kafka
 	Twofold   Findings `json:"twofold"`   // an id with two topics or payloads
 
 	// Against what a gateway says it has sent; nil if none was asked.
@@ -92,7 +92,8 @@ type Checker struct {
 	seed    maphash.Seed
 	epochs  map[[2]string]*history
 	order   []*history
-	newest  map[[2]string]mark // by gateway and topic
+	newest  map[place]mark
+	topics  map[[2]string]bool // by gateway
 	r       Report
 }
 
@@ -102,7 +103,10 @@ type history struct {
 	seen map[uint64]uint64 // offset -> sum of topic and payload
 }
 
-// mark is the newest that was first seen of a topic.
+// place is what order is kept within: a topic of a gateway, or what of it lies in one place of the far end's.
+type place struct{ gateway, within, topic string }
+
+// mark is the newest that was first seen of a place.
 type mark struct {
 	rank   int
 	offset uint64
@@ -110,11 +114,12 @@ type mark struct {
 
 // New returns a Checker that looks at one gateway's events, or at those of all if it is empty.
 func New(gateway string) *Checker {
-	return &Checker{gateway: gateway, seed: maphash.MakeSeed(), epochs: map[[2]string]*history{}, newest: map[[2]string]mark{}}
+	return &Checker{gateway: gateway, seed: maphash.MakeSeed(), epochs: map[[2]string]*history{}, newest: map[place]mark{}, topics: map[[2]string]bool{}}
 }
 
-// Add takes an arrival. Without an id it looks for one in a payload that is JSON.
-func (c *Checker) Add(topic, id string, payload []byte) {
+// Add takes an arrival. Without an id it looks for one in a payload that is JSON. within is the place of the far
+// end's that keeps an order of its own, such as a partition; empty if all of it has one order.
+func (c *Checker) Add(within, topic, id string, payload []byte) {
 	if id == "" {
 		topic, id = inside(topic, payload)
 	}
@@ -141,7 +146,8 @@ func (c *Checker) Add(topic, id string, payload []byte) {
 	h.IDs++
 	h.First, h.Last = min(h.First, at.Offset), max(h.Last, at.Offset)
 
-	key := [2]string{at.Gateway, topic}
+	c.topics[[2]string{at.Gateway, topic}] = true
+	key := place{at.Gateway, within, topic}
 	newest, now := c.newest[key], mark{h.rank, at.Offset}
 	if cmp.Or(cmp.Compare(now.rank, newest.rank), cmp.Compare(now.offset, newest.offset)) < 0 {
 		newer := c.order[newest.rank-1]
@@ -184,7 +190,7 @@ func inside(topic string, payload []byte) (string, string) {
 // Report returns what was found until now.
 func (c *Checker) Report() *Report {
 	r := c.r
-	r.Topics = len(c.newest)
+	r.Topics = len(c.topics)
 	for _, h := range c.order {
 		r.Epochs = append(r.Epochs, h.Epoch)
 		r.IDs += h.IDs

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// check adds arrivals, "id topic payload", and returns the report in a line.
+// check adds arrivals, "id topic payload", or "id within:topic payload", and returns the report in a line.
 func check(t *testing.T, gateway string, arrivals ...string) (*Checker, *Report) {
 	t.Helper()
 	c := New(gateway)
@@ -15,7 +15,11 @@ func check(t *testing.T, gateway string, arrivals ...string) (*Checker, *Report)
 		if part[0] == "-" {
 			part[0] = ""
 		}
-		c.Add(part[1], part[0], []byte(part[2]))
+		within, topic, ok := strings.Cut(part[1], ":")
+		if !ok {
+			within, topic = "", part[1]
+		}
+		c.Add(within, topic, part[0], []byte(part[2]))
 	}
 	return c, c.Report()
 }
@@ -55,6 +59,8 @@ func TestChecker(t *testing.T) {
 		{"not the gateway", "gy", []string{"gw/a-2 x 1"}, "0 of 0 ids on 0 topics, 0 repeats, 1 others: wrong"},
 		{"a new epoch with a new data directory", "", []string{"gw/a-9 x 1", "gw/b-1 x 1"}, "2 of 2 ids on 1 topics, 0 repeats"},
 		{"the old epoch behind it", "", []string{"gw/a-9 x 1", "gw/b-1 x 1", "gw/a-10 x 2"}, "3 of 3 ids on 1 topics, 0 repeats, 1 reordered: wrong"},
+		{"each place has an order of its own", "", []string{"gw/a-3 p0:x 1", "gw/a-1 p1:x 1", "gw/a-2 p1:x 1"}, "3 of 3 ids on 1 topics, 0 repeats"},
+		{"and there it counts", "", []string{"gw/a-1 p0:x 1", "gw/a-3 p1:x 1", "gw/a-2 p1:x 1", "gw/a-1 p1:x 1"}, "4 of 3 ids on 1 topics, 1 repeats, 1 reordered: wrong"},
 		{"no id", "", []string{"- x 1", "what/ever x 1", "gw/a-0 x 1", "gw/a-01 x 1", "gw/a-1 x 1"}, "1 of 1 ids on 1 topics, 0 repeats, 4 without"},
 		{"the id in the payload", "", []string{`- far {"id":"gw/a-2","topic":"x"}`, `- far {"id":"gw/a-1","subject":"x"}`, `- far {"id":"gw/a-1","topic":"y"}`},
 			"3 of 2 ids on 1 topics, 1 repeats, 1 reordered, 1 twofold: wrong"},

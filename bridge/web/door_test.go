@@ -173,7 +173,9 @@ func TestStatus(t *testing.T) {
 		op.Metrics, op.Observer = m, o
 		op.Ready = func() error { return notReady }
 		op.Devices = func() []Device { return []Device{{ID: "scale", Driver: "serial", Up: true}} }
-		op.Uplinks = func() []Uplink { return []Uplink{{Name: "cloud", Queued: 3, Oldest: time.Now().Add(-time.Hour)}} }
+		op.Uplinks = func() []Uplink {
+			return []Uplink{{Name: "cloud", Queued: 3, State: "backoff", Failures: 4, Oldest: time.Now().Add(-time.Hour)}}
+		}
 	})
 	text := func(path string) string {
 		resp := get(t, s.url+path)
@@ -224,7 +226,8 @@ func TestStatus(t *testing.T) {
 		`weir_device_up{device="scale"} 1`, `weir_device_frames_total{device="scale"} 1`,
 		`weir_device_garbage_total{device="scale",reason="too long"} 1`,
 		`weir_uplink_up{uplink="cloud"} 0`, `weir_uplink_delivered_total{uplink="cloud"} 9`, `weir_uplink_retried_total{uplink="cloud"} 2`,
-		`weir_uplink_queued_events{uplink="cloud"} 3`, `weir_streams{kind="sse"} 1`, `weir_streams_opened_total{kind="sse"} 1`, `weir_test_gauge 7`,
+		`weir_uplink_queued_events{uplink="cloud"} 3`,
+		`weir_uplink_state{state="backoff",uplink="cloud"} 1`, `weir_uplink_consecutive_failures{uplink="cloud"} 4`, `weir_streams{kind="sse"} 1`, `weir_streams_opened_total{kind="sse"} 1`, `weir_test_gauge 7`,
 	} {
 		if !slices.Contains(metrics, want) {
 			t.Errorf("metrics lack %s", want)

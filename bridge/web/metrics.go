@@ -193,6 +193,8 @@ var (
 	routeDead        = prometheus.NewDesc("weir_ledger_dead_events", "Dead letters of a route: what the far end refused for ever and nobody sent again or dropped.", []string{"uplink", "route"}, nil)
 	replayed         = prometheus.NewDesc("weir_ledger_replayed_total", "Events of a route that the far end took again, of replays.", []string{"uplink", "route"}, nil)
 	unaccounted      = prometheus.NewDesc("weir_ledger_unaccounted_events", "What the ledger cannot account for: 0, or something is wrong.", []string{"uplink", "route"}, nil)
+	uplinkState      = prometheus.NewDesc("weir_uplink_state", "1 for the state that the uplink is in: stopped, connecting, up, backoff, throttled, disabled or drill.", []string{"uplink", "state"}, nil)
+	uplinkFailures   = prometheus.NewDesc("weir_uplink_consecutive_failures", "Attempts in a row to reach the uplink's far end that failed.", []string{"uplink"}, nil)
 	uplinkOldest     = prometheus.NewDesc("weir_uplink_oldest_seconds", "Age of the oldest event that waits for the uplink.", []string{"uplink"}, nil)
 	downlinkUp       = prometheus.NewDesc("weir_downlink_up", "1 if the far end sends what it has for the downlink.", []string{"downlink"}, nil)
 	downlinkMessages = prometheus.NewDesc("weir_downlink_messages_total", "Messages of the far end: stored, repeated, denied, invalid, own, or failed.", []string{"downlink", "fate"}, nil)
@@ -201,6 +203,8 @@ var (
 func (c *uplinkCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- uplinkQueued
 	to <- uplinkOldest
+	to <- uplinkState
+	to <- uplinkFailures
 	to <- downlinkUp
 	to <- downlinkMessages
 	for _, d := range []*prometheus.Desc{routeBacklog, accepted, unrouted, routeEvents, routeQueued, routeDead, replayed, unaccounted} {
@@ -215,6 +219,8 @@ func (c *uplinkCollector) Collect(to chan<- prometheus.Metric) {
 			age = max(0, time.Since(u.Oldest).Seconds())
 		}
 		to <- prometheus.MustNewConstMetric(uplinkQueued, prometheus.GaugeValue, float64(u.Queued), u.Name)
+		to <- prometheus.MustNewConstMetric(uplinkState, prometheus.GaugeValue, 1, u.Name, u.State)
+		to <- prometheus.MustNewConstMetric(uplinkFailures, prometheus.GaugeValue, float64(u.Failures), u.Name)
 		to <- prometheus.MustNewConstMetric(uplinkOldest, prometheus.GaugeValue, age, u.Name)
 		for _, r := range u.Routes {
 			to <- prometheus.MustNewConstMetric(routeBacklog, prometheus.GaugeValue, float64(r.BacklogBytes), u.Name, r.Name)

@@ -94,11 +94,18 @@ type Measurement struct {
 
 // Uplink is what the bridge says of one uplink.
 type Uplink struct {
-	Name      string    `json:"uplink"`
-	Sink      string    `json:"sink"`
-	Up        bool      `json:"up"`
-	Reason    string    `json:"reason,omitempty"` // why it is not up
-	Since     time.Time `json:"since,omitzero"`
+	Name   string    `json:"uplink"`
+	Sink   string    `json:"sink"`
+	Up     bool      `json:"up"`
+	Reason string    `json:"reason,omitempty"` // why it is not up
+	Since  time.Time `json:"since,omitzero"`   // when up last changed
+	// State is stopped, connecting, up, backoff, throttled, disabled or drill; see docs/operate.md.
+	State       string    `json:"state"`
+	Failures    int       `json:"failures"`              // in a row
+	NextAttempt time.Time `json:"next_attempt,omitzero"` // absent if one is under way, or there will be none
+	LastError   string    `json:"last_error,omitempty"`  // also when it is over
+	LastFailed  time.Time `json:"last_failed,omitzero"`
+
 	Queued    uint64    `json:"queued"`          // events that wait for it, in the journal and in the backlog
 	Oldest    time.Time `json:"oldest,omitzero"` // when the oldest of them was accepted
 	Position  string    `json:"position,omitempty"`

@@ -90,6 +90,14 @@ func answerError(status int, line, advice string, wait time.Duration) error {
 	return errors.New(text)
 }
 
+// refrain is bridge.Refrain: the far end wants no request until then, or none ever.
+type refrain struct {
+	error
+	until time.Time
+}
+
+func (r refrain) Until() time.Time { return r.until }
+
 // firstLine is the first line of an answer that says something, for people: at most 200 characters, none
 // that a terminal could act upon. A page for browsers says nothing.
 func firstLine(body io.Reader) string {

@@ -76,11 +76,15 @@ func (l *link) post(ctx context.Context, batch []item) (verdict meaning, err err
 	wait := time.Duration(0)
 	if verdict == again {
 		wait = retryAfter(resp.Header, now)
-		l.s.notBefore = now.Add(wait)
 	}
 	err = answerError(resp.StatusCode, firstLine(resp.Body), advice, wait)
-	if verdict == gone {
-		l.s.gone = err
+	switch {
+	case verdict == gone:
+		err = refrain{err, time.Time{}}
+	case wait > 0:
+		err = refrain{err, now.Add(wait)}
+	case resp.StatusCode == http.StatusTooManyRequests:
+		err = gateway.Errorf(gateway.ErrFull, "%w", err)
 	}
 	return verdict, err
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/bridge/webhook"
 	"github.com/weir-iot/weir/gateway"
@@ -160,34 +161,29 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// A pause that the far end asks for ends with the context.
+// A pause that the far end asks for ends with the pump, and is shown.
 func TestStopInRetryAfter(t *testing.T) {
 	r := start(t, func(w http.ResponseWriter, _ *request, _ int) {
 		w.Header().Set("Retry-After", "3600")
 		w.WriteHeader(http.StatusServiceUnavailable)
 	})
-	s := newSink(t, webhook.Config{URL: r.URL})
-	send(t, s, events(1, 1)...).end()
-	again := send(t, s, events(1, 1)...)
-	again.cancel()
-	if err := again.end(); err == nil || len(r.requests()) != 1 {
-		t.Errorf("%v, %d requests", err, len(r.requests()))
+	p, log := pump(t, newSink(t, webhook.Config{URL: r.URL}))
+	log.Append(events(1, 1)...)
+	until(t, "it is throttled", func() bool { return p.Status().State == bridge.LinkThrottled })
+	if s := p.Status(); time.Until(s.NextAttempt) < 59*time.Minute || s.Failures != 1 || len(r.requests()) != 1 {
+		t.Errorf("%+v, %d requests", s.Circuit, len(r.requests()))
 	}
 }
 
 // After 410 nothing is sent, nothing is lost, and the reason stays.
 func TestGone(t *testing.T) {
 	r := start(t, func(w http.ResponseWriter, _ *request, _ int) { w.WriteHeader(http.StatusGone) })
-	s := newSink(t, webhook.Config{URL: r.URL, MaxEvents: 10})
-	p, log := pump(t, s)
+	p, log := pump(t, newSink(t, webhook.Config{URL: r.URL, MaxEvents: 10}))
 	log.Append(events(1, 5)...)
-	until(t, "it is seen", func() bool { return strings.Contains(p.Status().Reason, "410 Gone") })
-	for range 20 { // further attempts of the pump are these
-		if err := send(t, s, events(1, 5)...).end(); err == nil || !strings.Contains(err.Error(), "410 Gone") {
-			t.Fatal(err)
-		}
-	}
-	if st := p.Status(); len(r.requests()) != 1 || st.Delivered != 0 || st.Dead != 0 || st.Up || st.Position.Offset != 0 {
+	until(t, "it is seen", func() bool { return p.Status().State == bridge.LinkDisabled })
+	log.Append(events(6, 5)...)
+	if st := p.Status(); len(r.requests()) != 1 || st.Delivered != 0 || st.Dead != 0 || st.Up || st.Position.Offset != 0 ||
+		!st.NextAttempt.IsZero() || !strings.Contains(st.Reason, "410 Gone") {
 		t.Errorf("%d requests, %+v", len(r.requests()), st)
 	}
 }

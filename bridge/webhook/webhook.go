@@ -75,10 +75,8 @@ type Sink struct {
 	encode    encoder
 	template  *template.Template // nil without Body
 
-	cuts      []uint64  // the last offsets of batches that had no answer, in order
-	notBefore time.Time // no request until then: the far end has asked for it
-	gone      error     // the far end has asked for no request ever
-	unasked   bool      // the far end does not know Expect: 100-continue
+	cuts    []uint64 // the last offsets of batches that had no answer, in order
+	unasked bool     // the far end does not know Expect: 100-continue
 }
 
 // New returns a sink of gatewayID. It opens nothing. A wrong value is a gateway.KeyError.
@@ -97,12 +95,6 @@ func (s *Sink) CertificateExpiry() time.Time { return s.dialer.CertificateExpiry
 
 // Send is bridge.Sink.
 func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func(), done func(*gateway.Event, error)) error {
-	if s.gone != nil {
-		return s.gone
-	}
-	if err := pause(ctx, time.Until(s.notBefore)); err != nil {
-		return err
-	}
 	l := &link{s: s, events: events, done: done, conn: s.dialer.HTTP(s.url, s.c.AckTimeout)}
 	defer l.conn.Close()
 	err := l.conn.Connect(ctx)
@@ -114,19 +106,4 @@ func (s *Sink) Send(ctx context.Context, events <-chan *gateway.Event, up func()
 		return context.Cause(ctx)
 	}
 	return err
-}
-
-// pause waits for d, or returns why ctx has ended.
-func pause(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

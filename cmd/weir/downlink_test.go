@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/rabbitmq/amqp091-go"
 
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/web"
@@ -15,14 +19,54 @@ import (
 // Commands come down from a real broker while the gateway is killed again and again. Each becomes one event,
 // though a kill may come between an event and its acknowledgement; none goes up again by the route that matches everything, and the ledger says so.
 func TestDownlink(t *testing.T) {
-	m := bridgetest.StartMosquitto(t)
+	t.Run("mqtt", func(t *testing.T) {
+		m := bridgetest.StartMosquitto(t)
+		checkDownlink(t, "sink: mqtt, url: mqtt://"+m.Addr, func(all ...bridgetest.Message) error { return bridgetest.Tell(m.Addr, all...) })
+	})
+	t.Run("amqp", func(t *testing.T) {
+		r := bridgetest.StartRabbitMQ(t, bridgetest.RabbitOptions{})
+		t.Cleanup(bridgetest.StopRabbitMQ)
+		checkDownlink(t, "sink: amqp, url: amqp://"+r.Addr, func(all ...bridgetest.Message) error { return tellRabbitMQ(r.Addr, all...) })
+	})
+}
+
+// tellRabbitMQ is bridgetest.Tell for the exchange amq.topic.
+func tellRabbitMQ(addr string, messages ...bridgetest.Message) error {
+	conn, err := amqp091.Dial("amqp://guest:guest@" + addr + "/")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	if err := ch.Confirm(false); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	for _, m := range messages {
+		out := amqp091.Publishing{MessageId: m.ID, DeliveryMode: amqp091.Persistent, Body: []byte(m.Payload)}
+		confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, "amq.topic", strings.ReplaceAll(m.Topic, "/", "."), true, false, out)
+		if err != nil {
+			return err
+		}
+		if _, err := confirm.WaitContext(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkDownlink(t *testing.T, uplink string, tell func(...bridgetest.Message) error) {
 	conf, local, _ := writeConfig(t, fmt.Sprintf(`uplinks:
-  cloud: {sink: mqtt, url: "mqtt://%s"}
+  cloud: {%s}
 routes:
   all: {topics: ["#"], uplink: cloud}
 downlinks:
   commands: {uplink: cloud, topics: ["test-gw/cmd/#"], strip_prefix: test-gw, ttl: 10m}
-`, m.Addr))
+`, uplink))
 	near := startProcess(t, "weir", "-c", conf, "run")
 	look := func(into any, command string) error {
 		out, err := exec.Command("weir", "-c", conf, command, "--json").Output()
@@ -57,7 +101,7 @@ downlinks:
 			batch = append(batch, bridgetest.Message{ID: "order-" + strconv.Itoa(n), Topic: "test-gw/cmd/oven", Payload: strconv.Itoa(n)})
 		}
 		told := make(chan error, 1)
-		go func() { told <- bridgetest.Tell(m.Addr, batch...) }()
+		go func() { told <- tell(batch...) }()
 		before := len(device.Published())
 		for end := time.Now().Add(startTimeout); len(device.Published()) < before+10; { // in the middle of them
 			if time.Now().After(end) {

@@ -16,9 +16,10 @@ func queueCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "queue",
 		Short: "Show what waits for each uplink, and what came down",
-		Long: `Show, for each uplink and route, whether the far end is reached, how many events wait in the
-journal and in the backlog beside it, how old the oldest is, how many the far end has
-acknowledged, and how many dead letters are kept. Then, for each downlink, what has become of
+		Long: `Show, for each uplink, its state (connecting, up, backoff, throttled, disabled or drill) and since when it
+is up or is not, the failures in a row, when the next attempt comes, and the last error. For each route,
+how many events wait in the journal and in the backlog beside it, how old the oldest is, how
+many the far end has acknowledged, and how many dead letters are kept. Then, for each downlink, what has become of
 the messages that came since the start: DENIED are those that its user may not publish,
 OWN those that this gateway had sent itself.
 
@@ -46,7 +47,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 				return err
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			printUplinks(w, uplinks)
+			printUplinks(w, uplinks, time.Now())
 			if len(downlinks) > 0 {
 				if len(uplinks) > 0 {
 					fmt.Fprintln(w)
@@ -61,24 +62,36 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 	return cmd
 }
 
-func printUplinks(w io.Writer, uplinks []web.Uplink) {
+func printUplinks(w io.Writer, uplinks []web.Uplink, now time.Time) {
 	if len(uplinks) == 0 {
 		return
 	}
-	fmt.Fprintln(w, "UPLINK\tROUTE\tSINK\tSTATE\tJOURNAL\tBACKLOG\tOLDEST\tDELIVERED\tDEAD\tREASON")
+	fmt.Fprintln(w, "UPLINK\tSINK\tSTATE\tSINCE\tFAILURES\tNEXT ATTEMPT\tLAST ERROR")
+	for _, u := range uplinks {
+		next, last := "-", u.Reason
+		if !u.NextAttempt.IsZero() {
+			next = "in " + whole(u.NextAttempt.Sub(now))
+		}
+		if last == "" && u.LastError != "" {
+			last = whole(now.Sub(u.LastFailed)) + " ago: " + u.LastError
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", u.Name, u.Sink, u.State, whole(now.Sub(u.Since)), u.Failures, next, last)
+	}
+	fmt.Fprintln(w)
+	fmt.Fprintln(w, "UPLINK\tROUTE\tJOURNAL\tBACKLOG\tOLDEST\tDELIVERED\tDEAD\tPROBLEM")
 	for _, u := range uplinks {
 		for _, r := range u.Routes {
-			oldest, reason := "-", u.Reason
+			oldest := "-"
 			if r.OldestAge > 0 {
 				oldest = (time.Duration(r.OldestAge) * time.Second).String()
 			}
-			if r.Problem != "" {
-				reason = r.Problem
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%d\t%d\t%s\n", u.Name, r.Name, u.Sink, upOrDown(u.Up), r.Journal, r.Backlog, oldest, r.Delivered, r.Dead, reason)
+			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%d\t%d\t%s\n", u.Name, r.Name, r.Journal, r.Backlog, oldest, r.Delivered, r.Dead, r.Problem)
 		}
 	}
 }
+
+// whole is d as people read it; the two clocks that it is of may differ.
+func whole(d time.Duration) string { return max(d.Round(time.Second), 0).String() }
 
 func printDownlinks(w io.Writer, downlinks []web.Downlink) {
 	fmt.Fprintln(w, "DOWNLINK\tUPLINK\tSINK\tSTATE\tSTORED\tREPEATED\tDENIED\tINVALID\tOWN\tFAILED\tREASON")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weir-iot/weir/bridge/dial"
+	"github.com/weir-iot/weir/bridge/kafka"
 	"github.com/weir-iot/weir/bridge/mqtt"
 	"github.com/weir-iot/weir/bridge/nats"
 	"github.com/weir-iot/weir/bridge/verify"
@@ -29,6 +31,7 @@ type verifyOptions struct {
 	length                 time.Duration
 	count                  uint64
 	json                   bool
+	sasl                   string
 	username, passwordFile string
 	dial                   dial.Config
 }
@@ -46,12 +49,14 @@ A repeat is no mistake: Weir sends at least once. Everything else is, and so is 
 
 At an MQTT broker (mqtt://, mqtts://, ws:// or wss://) it subscribes to --topic and listens for a minute, for
 a broker keeps no stream that could be read from its beginning. Of a NATS server (nats:// or tls://) it
-reads the --stream from its beginning to its end.
+reads the --stream from its beginning to its end, and so it does the --topic of a Kafka cluster
+(kafka://, or kafkas:// with TLS), where order is kept per key.
 
 Exit codes: 0 nothing is wrong, 1 something is, or the command failed, 2 usage, 3 config invalid,
 4 gateway not reachable.`,
 		Example: `  weir verify mqtt://broker.example.com --topic 'plant1/#' --for 10m
   weir verify nats://n1.example.com --stream EVENTS
+  weir verify kafka://kafka1.example.com --topic weir --against lake/telemetry
   weir verify mqtts://broker.example.com --username ops --password-file pw --against cloud/telemetry`,
 		Args: args(1, 1, "the url of a far end"),
 		RunE: func(cmd *cobra.Command, given []string) error {
@@ -73,13 +78,14 @@ Exit codes: 0 nothing is wrong, 1 something is, or the command failed, 2 usage, 
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&v.topic, "topic", "#", "the topic `FILTER` at an MQTT broker")
+	f.StringVar(&v.topic, "topic", "#", "the topic `FILTER` at an MQTT broker, or the name of a Kafka topic")
 	f.StringVar(&v.stream, "stream", "", "the `NAME` of a NATS stream")
 	f.DurationVar(&v.length, "for", 0, "how long to listen; default: 1m at an MQTT broker, elsewhere to the end of what is there")
 	f.Uint64Var(&v.count, "count", 0, "stop after `N` arrivals")
 	f.StringVar(&v.gateway, "expect-gateway", "", "look at the events of the gateway `ID` only")
 	f.StringVar(&v.against, "against", "", "ask the running gateway what it has sent by `UPLINK/ROUTE`")
 	f.BoolVar(&v.json, "json", false, "print JSON")
+	f.StringVar(&v.sasl, "sasl", "", "how the account logs in at Kafka: plain, scram-256 or scram-512")
 	f.StringVar(&v.username, "username", "", "the account at the far end")
 	f.StringVar(&v.passwordFile, "password-file", "", "a `FILE` with its password")
 	f.StringVar(&v.dial.CAFile, "ca-file", "", "a `FILE` with the authorities for TLS; default: the system's")
@@ -91,7 +97,14 @@ Exit codes: 0 nothing is wrong, 1 something is, or the command failed, 2 usage, 
 
 // look reads what has arrived at a far end, and calls ready when it misses nothing any more. It ends
 // with ctx, and then returns nil.
-type look func(ctx context.Context, ready func(), got func(topic, id string, payload []byte)) error
+type look func(ctx context.Context, ready func(), got func(within, topic, id string, payload []byte)) error
+
+// oneOrder is the look at a far end that has one order for everything.
+func oneOrder(read func(context.Context, func(), func(topic, id string, payload []byte)) error) look {
+	return func(ctx context.Context, ready func(), got func(within, topic, id string, payload []byte)) error {
+		return read(ctx, ready, func(topic, id string, payload []byte) { got("", topic, id, payload) })
+	}
+}
 
 func (v *verifyOptions) run(cmd *cobra.Command, o *options, far string) (*verify.Report, error) {
 	ctx := cmd.Context()
@@ -118,11 +131,11 @@ func (v *verifyOptions) run(cmd *cobra.Command, o *options, far string) (*verify
 		fmt.Fprintf(cmd.ErrOrStderr(), "listening for %v\n", v.length)
 		over.Reset(v.length)
 	}
-	err = read(reading, ready, func(topic, id string, payload []byte) {
+	err = read(reading, ready, func(within, topic, id string, payload []byte) {
 		if v.count > 0 && arrivals >= v.count {
 			return
 		}
-		c.Add(topic, id, payload)
+		c.Add(within, topic, id, payload)
 		if arrivals++; arrivals == v.count {
 			enough()
 		}
@@ -164,15 +177,29 @@ func (v *verifyOptions) reader(far string) (look, error) {
 		if v.length == 0 {
 			v.length = time.Minute
 		}
-		return r.Read, nil
+		return oneOrder(r.Read), nil
 	case "nats", "tls":
 		r, err := nats.NewReader(nats.Config{Config: v.dial, URLs: []string{far}, Username: v.username, Password: password}, v.stream)
 		if err != nil {
 			return nil, err
 		}
+		return oneOrder(r.Read), nil
+	case "kafka", "kafkas":
+		if u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+			return nil, fmt.Errorf("a Kafka url ends after host and port: %s://%s", u.Scheme, u.Host)
+		}
+		if v.topic == "#" {
+			return nil, errors.New("which topic? Give its name with --topic")
+		}
+		r, err := kafka.NewReader(kafka.Config{
+			Config: v.dial, Brokers: []string{u.Host}, TLS: u.Scheme == "kafkas", SASL: v.sasl, Username: v.username, Password: password,
+		}, v.topic)
+		if err != nil {
+			return nil, err
+		}
 		return r.Read, nil
 	}
-	return nil, fmt.Errorf("there is no reader for %q: mqtt://, mqtts://, ws://, wss://, nats:// or tls://", u.Scheme)
+	return nil, fmt.Errorf("there is no reader for %q: mqtt://, mqtts://, ws://, wss://, nats://, tls://, kafka:// or kafkas://", u.Scheme)
 }
 
 // asker is what asks the running gateway what is due; nil without --against.

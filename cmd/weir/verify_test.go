@@ -14,6 +14,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	natsclient "github.com/nats-io/nats.go"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/verify"
@@ -232,6 +234,63 @@ func TestVerifyStream(t *testing.T) {
 	}
 }
 
+// Of a Kafka topic with several partitions: all that the gateway has sent is there. Then somebody puts there what
+// came before, once more, and what had to come before: the one is a repeat, the other is named.
+func TestVerifyKafka(t *testing.T) {
+	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "weir"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fake.Close)
+	broker := fake.ListenAddrs()[0]
+	conf, mqtt, _ := writeConfig(t, fmt.Sprintf("uplinks:\n  far: {sink: kafka, brokers: [%q]}\nroutes:\n  all: {topics: [\"bench/#\"], uplink: far}\n", broker))
+	startProcess(t, "weir", "-c", conf, "run")
+	if err := waitListening("tcp", mqtt); err != nil {
+		t.Fatal(err)
+	}
+	publishSome(t, mqtt, 1, 40)
+	waitFor(t, "all is done with", func() bool { return queued(t, conf) == 0 })
+	look := func() (r verify.Report, code int) {
+		var out, errOut bytes.Buffer
+		args := []string{"verify", "kafka://" + broker, "--topic", "weir", "-c", conf, "--against", "far/all", "--json"}
+		code = run(t.Context(), args, nil, &out, &errOut)
+		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+			t.Fatalf("%v: %s%s", err, out.String(), errOut.String())
+		}
+		return r, code
+	}
+	r, code := look()
+	if code != 0 || r.IDs != 40 || r.Repeats != 0 || r.Sent.Due != 40 || r.Sent.Missing.Count != 0 {
+		t.Errorf("ended with %d: %+v", code, r)
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.DefaultProduceTopic("weir"), kgo.DisableClientMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	put := func(key, id string) {
+		t.Helper()
+		record := &kgo.Record{Key: []byte(key), Value: []byte("1"), Headers: []kgo.RecordHeader{{Key: "weir-id", Value: []byte(id)}, {Key: "weir-topic", Value: []byte("x")}}}
+		if err := client.ProduceSync(t.Context(), record).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range []string{"other/e-3", "other/e-4", "other/e-3"} {
+		put("k", id)
+	}
+	for i := range 20 { // in many places: no order among them is promised
+		put(fmt.Sprint("key", i), fmt.Sprintf("other/e-%d", 100-i))
+	}
+	if r, code := look(); code != 0 || r.IDs != 62 || r.Repeats != 1 || r.Reordered.Count != 0 {
+		t.Errorf("with a repeat, ended with %d: %+v", code, r)
+	}
+	put("k", "other/e-2")
+	r, code = look()
+	if want := (verify.Finding{ID: "other/e-2", Topic: "x", Note: "first seen after other/e-4"}); code != exitFailed || r.Reordered.Count != 1 || r.Reordered.First[0] != want {
+		t.Errorf("with one out of order, ended with %d: %+v", code, r)
+	}
+}
+
 func TestVerifyUsage(t *testing.T) {
 	pw := t.TempDir() + "/pw"
 	if err := os.WriteFile(pw, []byte("secret\n"), 0o600); err != nil {
@@ -246,6 +305,10 @@ func TestVerifyUsage(t *testing.T) {
 		{exitUsage, "url: url has no host", []string{"mqtt://"}},
 		{exitUsage, "# stands only", []string{"mqtt://127.0.0.1:1", "--topic", "a/#/b"}},
 		{exitUsage, "which stream?", []string{"nats://127.0.0.1:1"}},
+		{exitUsage, "which topic?", []string{"kafka://127.0.0.1:1"}},
+		{exitUsage, "a Kafka url ends after host and port: kafka://127.0.0.1:1", []string{"kafka://127.0.0.1:1/weir"}},
+		{exitUsage, "sasl: an account needs sasl", []string{"kafka://127.0.0.1:1", "--topic", "weir", "--username", "u", "--password-file", pw}},
+		{exitFailed, "connection refused", []string{"kafkas://127.0.0.1:1", "--topic", "weir", "--sasl", "plain", "--username", "u", "--password-file", pw}},
 		{exitUsage, "give UPLINK/ROUTE", []string{"mqtt://127.0.0.1:1", "--against", "cloud"}},
 		{exitUsage, "no such file", []string{"mqtt://127.0.0.1:1", "--password-file", pw + "x"}},
 		{exitFailed, "connection refused", []string{"mqtt://127.0.0.1:1", "--username", "u", "--password-file", pw}},

@@ -122,7 +122,8 @@ func (a *app) uplinkStatus() []web.Uplink {
 	all := []web.Uplink{}
 	for _, u := range a.bridge.Status() {
 		w := web.Uplink{
-			Name: u.Uplink, Sink: u.Sink, Up: u.Up, Reason: u.Reason, Since: u.Since, Queued: u.Queued, Oldest: u.Oldest,
+			Name: u.Uplink, Sink: u.Sink, Up: u.Up, Reason: u.Reason, Since: u.Since, State: string(u.State), Failures: u.Failures,
+			NextAttempt: u.NextAttempt, LastError: u.LastError, LastFailed: u.LastFailed, Queued: u.Queued, Oldest: u.Oldest,
 			Position: u.Position.String(), Delivered: u.Delivered, Retried: u.Retried, Dead: u.Dead,
 		}
 		for _, r := range u.Routes {

@@ -6,8 +6,8 @@ import { clock } from './chart.js';
 
 const since = (time, now) => (time ? age(now - Date.parse(time)) : '');
 
-function item(name, kind, up, facts, reason) {
-  const state = el('span', { className: 'pill', textContent: up ? 'up' : 'down' });
+function item(name, kind, up, facts, reason, word = up ? 'up' : 'down') {
+  const state = el('span', { className: 'pill', textContent: word });
   state.dataset.up = up;
   const row = el('li', {}, el('div', { className: 'item' }, el('strong', { textContent: name }), el('span', { className: 'kind', textContent: kind }), state));
   if (facts.length) {
@@ -21,12 +21,18 @@ const nothing = (text) => [el('li', { className: 'none', textContent: text })];
 
 export function showUplinks(root, uplinks, now) {
   root.replaceChildren(...(uplinks.length ? uplinks.map((u) => {
-    const facts = [['queued', format(u.queued)]];
+    const facts = [[u.up ? 'up for' : 'down for', since(u.since, now)], ['queued', format(u.queued)]];
     if (u.oldest && u.queued) facts.push(['oldest', since(u.oldest, now)]);
     facts.push(['delivered', format(u.delivered)]);
     if (u.retried) facts.push(['retried', format(u.retried)]);
     if (u.dead) facts.push(['set aside', format(u.dead)]);
-    return item(u.uplink, u.sink, u.up, facts, u.reason);
+    if (u.failures) facts.push(['failures', format(u.failures)]);
+    if (u.next_attempt) {
+      const left = age(Date.parse(u.next_attempt) - now);
+      facts.push(['next attempt', left === 'now' ? left : `in ${left}`]);
+    }
+    if (u.up && u.last_failed) facts.push(['last failed', since(u.last_failed, now)]);
+    return item(u.uplink, u.sink, u.up, facts, u.reason, u.state);
   }) : nothing('No uplink is configured. Events stay on this gateway.')));
 }
 

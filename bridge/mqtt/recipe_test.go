@@ -23,7 +23,7 @@ import (
 func TestRecipe(t *testing.T) {
 	for _, tool := range []string{"python3", "mosquitto_sub"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed", tool)
+			t.Skipf("%s is not installed (apt-get install python3 mosquitto-clients): the recipe is not tried", tool)
 		}
 	}
 	page, err := os.ReadFile("../../docs/uplinks/mqtt.md")

@@ -45,17 +45,7 @@ func TestConfig(t *testing.T) {
 		{with(func(c *kinesis.Config) { c.Endpoint, c.Config = "http://h", dial.Config{CAFile: "x"} }), "ca_file: ca_file is for TLS, and this url has none"},
 	} {
 		_, err := kinesis.New(c.c, "gw", byTopic)
-		got := ""
-		if err != nil {
-			got = err.Error()
-			var placed *gateway.KeyError
-			if !errors.As(err, &placed) || !errors.Is(err, gateway.ErrInvalid) {
-				t.Errorf("%v: not placed, or not invalid", err)
-			}
-		}
-		if got != c.want {
-			t.Errorf("%+v: %q, not %q", c.c, got, c.want)
-		}
+		bridgetest.CheckConfig(t, c.c, err, c.want)
 	}
 }
 

@@ -64,17 +64,7 @@ func TestConfig(t *testing.T) {
 		{with(func(c *webhook.Config) { c.Headers = map[string]string{"A-B": "1", "a-b": "2"} }), "headers: A-B and a-b are the same header"},
 	} {
 		_, err := webhook.New(c.c, "gw")
-		got := ""
-		if err != nil {
-			got = err.Error()
-			var placed *gateway.KeyError
-			if !errors.As(err, &placed) || !errors.Is(err, gateway.ErrInvalid) {
-				t.Errorf("%v: not placed, or not invalid", err)
-			}
-		}
-		if got != c.want {
-			t.Errorf("%+v: %q, not %q", c.c, got, c.want)
-		}
+		bridgetest.CheckConfig(t, c.c, err, c.want)
 	}
 }
 

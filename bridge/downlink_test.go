@@ -219,6 +219,5 @@ func TestFiltered(t *testing.T) {
 		if err != nil || c.Filtered != 1 || c.Delivered != 3 || c.At != "e1:4" {
 			t.Errorf("%+v, %v", c, err)
 		}
-		r.stop()
 	})
 }

@@ -34,12 +34,13 @@ type rig struct {
 	n     int
 
 	pump *bridge.Pump
-	end  context.CancelFunc
+	end  context.CancelFunc // nil: it does not run
 	over chan error
 }
 
 func newRig(t *testing.T) *rig {
 	r := &rig{t: t, state: bridgetest.NewState(), far: &bridgetest.Memory{GatewayID: gw, Patience: 20 * time.Second}}
+	t.Cleanup(func() { r.stop() })
 	r.log, r.hub = bridgetest.NewLog("e1")
 	r.opts = bridge.PumpOptions{
 		Uplink: "far", GatewayID: gw, Sinks: []bridge.Sink{r.far}, State: r.state, Count: r.log.Count, Age: bridgetest.Age,
@@ -68,11 +69,14 @@ func (r *rig) run() {
 	go func(p *bridge.Pump, over chan<- error) { over <- p.Run(ctx) }(r.pump, r.over)
 }
 
+// stop ends the pump and waits for it, if it runs; so does the end of the test.
 func (r *rig) stop() error {
+	if r.end == nil {
+		return nil
+	}
 	r.end()
-	err := <-r.over
-	r.pump = nil
-	return err
+	r.end, r.pump = nil, nil
+	return <-r.over
 }
 
 // restart is a new process after the old one has stopped.
@@ -148,14 +152,12 @@ func TestCursor(t *testing.T) {
 		r.run()
 		settle(5 * time.Second)
 		r.want("1 2 3")
-		r.stop()
 	})
 	bubble(t, "an empty journal", func(t *testing.T, r *rig) {
 		r.run()
 		r.add(1, "up/a")
 		settle(5 * time.Second)
 		r.want("1")
-		r.stop()
 	})
 	bubble(t, "killed before anything was sent", func(t *testing.T, r *rig) {
 		r.new()
@@ -164,7 +166,6 @@ func TestCursor(t *testing.T) {
 		r.restart("")
 		settle(5 * time.Second)
 		r.want("1 2")
-		r.stop()
 	})
 	bubble(t, "goes on behind what is stored, across epochs", func(t *testing.T, r *rig) {
 		r.run()
@@ -183,7 +184,6 @@ func TestCursor(t *testing.T) {
 		if s := r.pump.Status(); s.Routes[0].Gaps != 0 || s.Retried != 0 {
 			t.Errorf("%+v", s)
 		}
-		r.stop()
 	})
 	bubble(t, "passes over what is not routed", func(t *testing.T, r *rig) {
 		r.run()
@@ -193,7 +193,6 @@ func TestCursor(t *testing.T) {
 		if r.stored() != "e1:1002" {
 			t.Errorf("stored %q", r.stored())
 		}
-		r.stop()
 	})
 	bubble(t, "only what is synced leaves", func(t *testing.T, r *rig) {
 		r.run()
@@ -204,7 +203,6 @@ func TestCursor(t *testing.T) {
 		r.log.Sync()
 		settle(time.Second)
 		r.want("1 2 3")
-		r.stop()
 	})
 	bubble(t, "a gap is told and passed", func(t *testing.T, r *rig) {
 		r.run()
@@ -224,7 +222,6 @@ func TestCursor(t *testing.T) {
 		if !strings.Contains(logged.String(), "level=ERROR") {
 			t.Errorf("logged %s", logged.String())
 		}
-		r.stop()
 	})
 	bubble(t, "a position from another history", func(t *testing.T, r *rig) {
 		r.state.Apply("cursors", map[string][]byte{"far/all": []byte(`{"at":"e9:50"}`)})
@@ -236,7 +233,6 @@ func TestCursor(t *testing.T) {
 		if s := r.pump.Status(); s.Routes[0].Gaps != 1 || !strings.HasPrefix(s.Routes[0].LastGap, "unknown") {
 			t.Errorf("%+v", s)
 		}
-		r.stop()
 	})
 	t.Run("a stored position that is none", func(t *testing.T) {
 		r := newRig(t)
@@ -289,7 +285,6 @@ func TestCursor(t *testing.T) {
 		if n := len(r.far.Arrivals()); n != 1200 { // late, never early: all are repeated
 			t.Errorf("%d arrived", n)
 		}
-		r.stop()
 	})
 }
 
@@ -311,7 +306,6 @@ func TestExpiry(t *testing.T) {
 		if s := r.pump.Status(); s.Expired != 5 || s.Delivered != 5 || s.Position.Offset != 10 {
 			t.Errorf("%+v", s)
 		}
-		r.stop()
 	})
 	bubble(t, "nothing but expired events", func(t *testing.T, r *rig) {
 		r.run()
@@ -326,7 +320,6 @@ func TestExpiry(t *testing.T) {
 		if s := r.pump.Status(); s.Expired != 2000 || s.Position.Offset != 2000 || s.Queued != 0 {
 			t.Errorf("%+v", s)
 		}
-		r.stop()
 	})
 }
 
@@ -364,7 +357,6 @@ func TestRefusedForNow(t *testing.T) {
 		if s := r.pump.Status(); s.Delivered != 5 || s.Retried != 6 || s.Dead != 0 || !s.Up {
 			t.Errorf("%+v", s)
 		}
-		r.stop()
 	})
 }
 
@@ -400,7 +392,6 @@ func TestPoison(t *testing.T) {
 		if s := r.pump.Status(); s.Dead != 1 {
 			t.Errorf("after a restart: %+v", s)
 		}
-		r.stop()
 	})
 	bubble(t, "is not passed before its letter is stored", func(t *testing.T, r *rig) {
 		a := answers{errs: map[string][]error{"2": {denied, denied, denied}}}
@@ -420,7 +411,6 @@ func TestPoison(t *testing.T) {
 		if s := r.pump.Status(); s.Position.Offset != 4 || s.Dead != 1 || s.Delivered != 3 {
 			t.Errorf("%+v", s)
 		}
-		r.stop()
 	})
 	bubble(t, "stops the pump at the bound, and goes on when there is room", func(t *testing.T, r *rig) {
 		open := false
@@ -448,7 +438,6 @@ func TestPoison(t *testing.T) {
 		if s := r.pump.Status(); s.Dead != 1000 || s.Delivered != 200 || s.Position.Offset != 1200 {
 			t.Errorf("%+v", s)
 		}
-		r.stop()
 	})
 }
 
@@ -510,7 +499,6 @@ func TestPauses(t *testing.T) {
 		if again := r.far.Connections() - n; again < 3 {
 			t.Errorf("%d attempts in the 10 s after a connection that worked", again)
 		}
-		r.stop()
 	})
 	bubble(t, "grow also when it is up for a moment only", func(t *testing.T, r *rig) {
 		r.far.Answer = func(*gateway.Event) error { return gateway.Errorf(gateway.ErrTransient, "busy") }
@@ -520,7 +508,6 @@ func TestPauses(t *testing.T) {
 		if n := r.far.Connections(); n > 50 {
 			t.Errorf("%d connections in 10 min to a far end that only refuses", n)
 		}
-		r.stop()
 	})
 }
 
@@ -537,7 +524,7 @@ func TestStop(t *testing.T) {
 		r.add(1, "up/a") // not taken any more
 		far.Heal()       // now the acknowledgements come
 		synctest.Wait()
-		if err := <-r.over; err != nil {
+		if err := r.stop(); err != nil {
 			t.Error(err)
 		}
 		if r.want("1 2 3 4 5"); r.stored() != "e1:5" {

@@ -44,6 +44,29 @@ func (b *Bridge) EachDead(w Letters, fn func(DeadLetter) error) error {
 	return EachDeadLetter(b.state, w.holder(), fn)
 }
 
+// chosen is a route of this gateway and some of its letters, oldest first.
+type chosen struct {
+	pump    *Pump
+	source  *source
+	offsets []uint64
+}
+
+// choose finds the letters that w chooses: by route, and by holder those whose route is gone.
+func (b *Bridge) choose(w Letters) (routes []chosen, gone map[string][]uint64, err error) {
+	if gone, err = w.offsets(b.state); err != nil {
+		return nil, nil, err
+	}
+	for _, p := range b.pumps {
+		for _, s := range p.routes() {
+			if offsets := gone[s.holder]; len(offsets) > 0 {
+				routes = append(routes, chosen{p, s, offsets})
+				delete(gone, s.holder)
+			}
+		}
+	}
+	return routes, gone, nil
+}
+
 // errEarly is why a letter cannot be touched: after a kill its event would be sent again by its route, and
 // be counted twice.
 var errEarly = gateway.Errorf(gateway.ErrTransient, "the route is not past it yet: something before it still waits for the far end")
@@ -53,27 +76,20 @@ var errEarly = gateway.Errorf(gateway.ErrTransient, "the route is not past it ye
 // again stays, with the new reason. It returns what was begun, a replay for each route; those that are
 // being sent already are left out.
 func (b *Bridge) RetryDead(w Letters) (begun []Replay, err error) {
-	found, err := w.offsets(b.state)
+	routes, gone, err := b.choose(w)
 	if err != nil {
 		return nil, err
 	}
 	var skipped error
-	for _, p := range b.pumps {
-		for _, s := range p.routes() {
-			offsets := found[s.holder]
-			delete(found, s.holder)
-			if len(offsets) == 0 {
-				continue
-			}
-			r, err := p.retry(s, offsets)
-			if err != nil {
-				skipped = err
-				continue
-			}
-			begun = append(begun, r)
+	for _, c := range routes {
+		r, err := c.pump.retry(c.source, c.offsets)
+		if err != nil {
+			skipped = err
+			continue
 		}
+		begun = append(begun, r)
 	}
-	for holder := range found {
+	for holder := range gone {
 		skipped = gateway.Errorf(gateway.ErrInvalid, "%s is no route of this gateway any more: its dead letters can only be dropped", holder)
 	}
 	if len(begun) == 0 {
@@ -122,26 +138,19 @@ func (p *Pump) passed(s *source, offsets []uint64) ([]uint64, error) {
 
 // DropDead forgets dead letters, and returns how many. They count as dropped.
 func (b *Bridge) DropDead(w Letters) (dropped int, err error) {
-	found, err := w.offsets(b.state)
+	routes, gone, err := b.choose(w)
 	if err != nil {
 		return 0, err
 	}
 	var skipped error
-	for _, p := range b.pumps {
-		for _, s := range p.routes() {
-			offsets := found[s.holder]
-			delete(found, s.holder)
-			if len(offsets) == 0 {
-				continue
-			}
-			n, err := p.drop(s, offsets)
-			dropped += n
-			if err != nil {
-				skipped = err
-			}
+	for _, c := range routes {
+		n, err := c.pump.drop(c.source, c.offsets)
+		dropped += n
+		if err != nil {
+			skipped = err
 		}
 	}
-	for holder, offsets := range found { // its route is gone, and its account with it
+	for holder, offsets := range gone { // its account is gone with it
 		changes := map[string][]byte{}
 		for _, o := range offsets {
 			changes[letterKey(holder, o)] = nil

@@ -104,7 +104,6 @@ func TestRetryDead(t *testing.T) {
 		o.account("after a restart", 6, 6, 0, 0)
 		settle(time.Second)
 		o.want("1 2 3 4 5 6 3 1 5")
-		o.stop()
 	})
 	inOffice(t, "refused again it stays, with the new reason", func(t *testing.T, o *office) {
 		o.open()
@@ -123,7 +122,6 @@ func TestRetryDead(t *testing.T) {
 		if r := o.bridge.Replays()[0]; r.Refused != 1 || r.LastReason != "still not" {
 			t.Errorf("%+v", r)
 		}
-		o.stop()
 	})
 	inOffice(t, "live events go on beside it", func(t *testing.T, o *office) {
 		o.open()
@@ -150,7 +148,6 @@ func TestRetryDead(t *testing.T) {
 		o.far.FarEnd().Heal()
 		settle(time.Minute)
 		o.account("after", 403, 403, 0, 0)
-		o.stop()
 	})
 	inOffice(t, "cancelled", func(t *testing.T, o *office) {
 		o.open()
@@ -177,7 +174,6 @@ func TestRetryDead(t *testing.T) {
 		}
 		settle(time.Minute)
 		o.account("and again", 10, 10, 0, 0)
-		o.stop()
 	})
 	inOffice(t, "not too many at once", func(t *testing.T, o *office) {
 		o.open()
@@ -213,7 +209,6 @@ func TestRetryDead(t *testing.T) {
 		if n := len(o.bridge.Replays()); n != 20 {
 			t.Errorf("%d are remembered", n)
 		}
-		o.stop()
 	})
 	inOffice(t, "dropped by hand", func(t *testing.T, o *office) {
 		o.open()
@@ -230,7 +225,6 @@ func TestRetryDead(t *testing.T) {
 		o.stop()
 		o.open()
 		o.account("after a restart", 6, 3, 0, 3)
-		o.stop()
 	})
 	inOffice(t, "what cannot be chosen", func(t *testing.T, o *office) {
 		o.open()
@@ -242,7 +236,6 @@ func TestRetryDead(t *testing.T) {
 				t.Errorf("%+v: %v", w, err)
 			}
 		}
-		o.stop()
 	})
 	inOffice(t, "not before its route is past it", func(t *testing.T, o *office) {
 		o.open()
@@ -260,7 +253,6 @@ func TestRetryDead(t *testing.T) {
 		o.open() // a kill: all three are sent again, and are as dead as before
 		settle(5 * time.Second)
 		o.account("after a kill", 3, 1, 2, 0)
-		o.stop()
 	})
 	inOffice(t, "of a route that is gone", func(t *testing.T, o *office) {
 		o.open()
@@ -275,7 +267,6 @@ func TestRetryDead(t *testing.T) {
 		if n, err := o.bridge.DropDead(all); n != 1 || err != nil {
 			t.Error(n, err)
 		}
-		o.stop()
 	})
 }
 
@@ -320,7 +311,6 @@ func TestRetryDeadKilled(t *testing.T) {
 				settle(10 * time.Second)
 			}
 			o.account("at last", 43, 43, 0, 0)
-			o.stop()
 		})
 	}
 }

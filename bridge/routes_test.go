@@ -75,7 +75,6 @@ func TestLanes(t *testing.T) {
 		if s := r.pump.Status(); len(got) != 300 || s.Delivered != 300 || s.Queued != 0 || s.Position.Offset != 300 {
 			t.Errorf("%d arrived; %+v", len(got), s)
 		}
-		r.stop()
 	})
 	bubble(t, "a lane that is down holds up its own keys only, and the mark", func(t *testing.T, r *rig) {
 		far := lanesRig(r, 2)
@@ -98,7 +97,6 @@ func TestLanes(t *testing.T) {
 		if s := r.pump.Status(); s.Queued != 0 || s.Position.Offset != 100 {
 			t.Errorf("%+v", s)
 		}
-		r.stop()
 	})
 }
 
@@ -138,7 +136,6 @@ func TestSeveralRoutes(t *testing.T) {
 		if s := r.pump.Status(); s.Routes[0].Delivered != 5 || s.Routes[1].Delivered != 3000 {
 			t.Errorf("the counters did not survive: %+v", s)
 		}
-		r.stop()
 	})
 	bubble(t, "limits", func(t *testing.T, r *rig) {
 		two(r)
@@ -159,7 +156,6 @@ func TestSeveralRoutes(t *testing.T) {
 		if s := r.pump.Status(); s.Queued != 0 {
 			t.Errorf("%v later: %+v", time.Since(began), s)
 		}
-		r.stop()
 	})
 	bubble(t, "a time to live is the route's", func(t *testing.T, r *rig) {
 		two(r)
@@ -174,7 +170,6 @@ func TestSeveralRoutes(t *testing.T) {
 		if s := r.pump.Status(); s.Routes[0].Delivered != 10 || s.Routes[1].Expired != 10 || s.Queued != 0 {
 			t.Errorf("%+v", s)
 		}
-		r.stop()
 	})
 	bubble(t, "poison is believed after as often as the route says", func(t *testing.T, r *rig) {
 		r.opts.Routes[0].DeadAfter = 3
@@ -192,7 +187,6 @@ func TestSeveralRoutes(t *testing.T) {
 		if s := r.pump.Status(); asked != 3 || s.Dead != 1 || s.Delivered != 2 {
 			t.Errorf("asked %d times: %+v", asked, s)
 		}
-		r.stop()
 	})
 	bubble(t, "a drill", func(t *testing.T, r *rig) {
 		r.run()
@@ -215,6 +209,5 @@ func TestSeveralRoutes(t *testing.T) {
 		if s := r.pump.Status(); !s.Up {
 			t.Errorf("a drill that was ended goes on: %+v", s)
 		}
-		r.stop()
 	})
 }

@@ -52,7 +52,6 @@ func TestReplay(t *testing.T) {
 		if n := replayed(o); n != 3 || len(o.bridge.Replays()) != 0 {
 			t.Errorf("after a restart: %d replayed, %+v", n, o.bridge.Replays())
 		}
-		o.stop()
 	})
 	inOffice(t, "by the wall clock, also over a jump of it", func(t *testing.T, o *office) {
 		o.refuses.Store(false)
@@ -69,7 +68,6 @@ func TestReplay(t *testing.T) {
 		}
 		settle(3 * time.Second)
 		o.want("1 2 3 4 5 6 2 3 5")
-		o.stop()
 	})
 	inOffice(t, "what the journal no longer has is said", func(t *testing.T, o *office) {
 		quiet(o, 9)
@@ -91,7 +89,6 @@ func TestReplay(t *testing.T) {
 			}
 			settle(3 * time.Second)
 		}
-		o.stop()
 	})
 	inOffice(t, "what is let go of before its turn is said", func(t *testing.T, o *office) {
 		quiet(o, 2000)
@@ -110,7 +107,6 @@ func TestReplay(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 		o.account("after", 2000, 2000, 0, 0)
-		o.stop()
 	})
 	inOffice(t, "one at a time, and cancelled", func(t *testing.T, o *office) {
 		quiet(o, 5)
@@ -134,7 +130,6 @@ func TestReplay(t *testing.T) {
 			t.Errorf("arrived %s", got)
 		}
 		o.account("after", 6, 6, 0, 0)
-		o.stop()
 	})
 	inOffice(t, "live events come first, and both end", func(t *testing.T, o *office) {
 		o.opts.Routes[0].Weight = 4
@@ -165,7 +160,6 @@ func TestReplay(t *testing.T) {
 			t.Errorf("%d live, %d again, %d of them before the last live one", live, again, before)
 		}
 		o.account("after", 2500, 2500, 0, 0)
-		o.stop()
 	})
 	inOffice(t, "what the live route has in hand at the same moment", func(t *testing.T, o *office) {
 		o.refuses.Store(false)
@@ -184,7 +178,6 @@ func TestReplay(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 		o.account("after", 50, 50, 0, 0)
-		o.stop()
 	})
 	inOffice(t, "refused ones are counted, filters hold", func(t *testing.T, o *office) {
 		o.opts.Routes = append(o.opts.Routes, bridge.Route{ID: "b", Match: gateway.MustFilter("b/#")})
@@ -213,7 +206,6 @@ func TestReplay(t *testing.T) {
 		}
 		settle(3 * time.Second)
 		o.want(first + " 1 3 5 7 9 11 3 7 11")
-		o.stop()
 	})
 	inOffice(t, "what cannot be", func(t *testing.T, o *office) {
 		quiet(o, 5)
@@ -225,6 +217,5 @@ func TestReplay(t *testing.T) {
 				t.Errorf("%+v: %v", w, err)
 			}
 		}
-		o.stop()
 	})
 }

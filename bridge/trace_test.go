@@ -90,7 +90,6 @@ func TestTrace(t *testing.T) {
 			t.Error(n, err)
 		}
 		fate(o, 3, bridge.FateAcknowledged, "by range", "1 dead letters were dropped by hand")
-		o.stop()
 	})
 	inOffice(t, "acknowledged behind one that is not", func(t *testing.T, o *office) {
 		o.refuses.Store(false)
@@ -112,7 +111,6 @@ func TestTrace(t *testing.T) {
 		if !strings.Contains(seen, "acknowledged: by the far end; the cursor waits") || !strings.Contains(seen, "queued: read ahead") {
 			t.Error(seen)
 		}
-		o.stop()
 	})
 	inOffice(t, "in the reservoir, or dropped from it", func(t *testing.T, o *office) {
 		s := &shelf{mark: 1}
@@ -146,7 +144,6 @@ func TestTrace(t *testing.T) {
 		}
 		o.log.Trim(1) // as if another holder's segment were still there
 		fate(o, 1501, bridge.FateDropped, "thinned", "")
-		o.stop()
 	})
 	inOffice(t, "of no route, and what is no event", func(t *testing.T, o *office) {
 		o.open()
@@ -172,6 +169,5 @@ func TestTrace(t *testing.T) {
 		if err != nil || x.Place != "among the dead letters of far/all" || x.Event == nil {
 			t.Errorf("%+v, %v", x, err)
 		}
-		o.stop()
 	})
 }

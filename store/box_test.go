@@ -238,7 +238,7 @@ func (l *traffic) heard(err error) bool {
 		l.strange = append(l.strange, err)
 		l.mu.Unlock()
 	}
-	time.Sleep(2 * time.Millisecond) // so that refusals do not take the processor
+	time.Sleep(2 * time.Millisecond) // between two tries, so that refusals do not take the processor
 	return false
 }
 
@@ -589,7 +589,7 @@ func TestBoxThatOpensTooLate(t *testing.T) {
 // TestBoxMemory has a backlog of a million events in a box, thins it and drains it. A gateway has to do with 96 MB.
 func TestBoxMemory(t *testing.T) {
 	if testing.Short() || raceEnabled {
-		t.Skip("takes long")
+		t.Skip("a million events take too long with -short or under the race detector; go test without them runs it")
 	}
 	dir := t.TempDir()
 	b := openBox(t, dir)

@@ -19,7 +19,7 @@ import (
 // open, and drains it. On a 32-bit machine it is what shows that no table is destroyed.
 func TestReservoirBig(t *testing.T) {
 	if testing.Short() || raceEnabled {
-		t.Skip("takes long")
+		t.Skip("a million records take too long with -short or under the race detector; go test without them runs it")
 	}
 	const records, size, each = 1_100_000, 256, 2000
 	dir := filepath.Join(t.TempDir(), "reservoir")

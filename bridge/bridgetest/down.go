@@ -1,6 +1,7 @@
 package bridgetest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,15 +42,7 @@ type FarSource struct {
 // RunSource runs every scenario that open's far end can play. open is called for each.
 func RunSource(t *testing.T, open func(t *testing.T) *FarSource) {
 	for _, s := range SourceScenarios() {
-		t.Run(s.Name, func(t *testing.T) {
-			far := open(t)
-			if !s.Possible(far) {
-				t.Skip("this far end has no such fault")
-			}
-			if err := s.Check(far); err != nil {
-				t.Error(err)
-			}
-		})
+		runScenario(t, s.Name, open, s.Possible, s.Check)
 	}
 }
 
@@ -94,9 +87,8 @@ type receiver struct {
 	state  *State
 
 	commands *bridge.Commands
-	down     *bridge.Downlink
-	end      context.CancelFunc
-	over     chan error
+	down     *bridge.Downlink // nil: it does not run
+	end      func() error
 
 	mu      sync.Mutex
 	storage storage
@@ -111,7 +103,7 @@ func (r *receiver) start() (err error) {
 	if r.commands, err = bridge.OpenCommands(hub, r.state, false, slog.New(slog.DiscardHandler)); err != nil {
 		return err
 	}
-	r.down = bridge.NewDownlink(bridge.DownlinkOptions{
+	down := bridge.NewDownlink(bridge.DownlinkOptions{
 		ID: "commands", GatewayID: GatewayID, Source: r.source, Commands: r.commands, Account: "operator",
 		Config: config.Downlink{
 			Uplink: "far", Topics: gateway.Filters{gateway.MustFilter("down/#")}, StripPrefix: "down", Topic: "cmd/{topic}",
@@ -124,15 +116,13 @@ func (r *receiver) start() (err error) {
 		},
 		Ingest: r.ingest, MinPause: time.Millisecond, MaxPause: 20 * time.Millisecond,
 	})
-	ctx, end := context.WithCancel(context.Background())
-	r.end, r.over = end, make(chan error, 1)
-	go func(d *bridge.Downlink, c *bridge.Commands, over chan<- error) {
+	commands := r.commands
+	r.down, r.end = down, launch(func(ctx context.Context) error {
 		var all sync.WaitGroup
-		all.Go(func() { d.Run(ctx) })
-		err := c.Run(ctx)
-		all.Wait()
-		over <- err
-	}(r.down, r.commands, r.over)
+		defer all.Wait()
+		all.Go(func() { down.Run(ctx) })
+		return commands.Run(ctx)
+	})
 	return nil
 }
 
@@ -141,14 +131,8 @@ func (r *receiver) stop() error {
 	if r.down == nil {
 		return nil
 	}
-	r.end()
-	began := time.Now()
-	err := <-r.over
 	r.down = nil
-	if took := time.Since(began); took > 3*time.Second {
-		return fmt.Errorf("the downlink took %v to stop", took)
-	}
-	return err
+	return soon("the downlink", r.end)
 }
 
 // die ends the downlink so that nothing it does from then on is kept.
@@ -220,21 +204,18 @@ func (r *receiver) all() bool {
 }
 
 func (r *receiver) until(what string, cond func() bool) error {
-	patience := r.far.Patience
-	if patience == 0 {
-		patience = 15 * time.Second
-	}
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			return fmt.Errorf("waited %v in vain until %s; %+v", patience, what, r.down.Status())
-		}
+	if patience := cmp.Or(r.far.Patience, usual); !poll(patience, cond) {
+		return fmt.Errorf("waited %v in vain until %s; %+v", patience, what, r.down.Status())
 	}
 	return nil
+}
+
+// pass sends n messages and waits until every message is stored.
+func (r *receiver) pass(n int) error {
+	if err := r.send(n); err != nil {
+		return err
+	}
+	return r.until("every message was stored", r.all)
 }
 
 // flight is how many of ten messages are taken while none is done.
@@ -249,10 +230,7 @@ func (r *receiver) isUp() bool { return r.down.Status().Up }
 
 // finish waits until everything is stored, looks at it, and starts once more: nothing is sent again then.
 func (r *receiver) finish() error {
-	if err := r.send(1); err != nil { // what comes again comes before it
-		return err
-	}
-	if err := r.until("every message was stored", r.all); err != nil {
+	if err := r.pass(1); err != nil { // what comes again comes before it
 		return err
 	}
 	if err := r.stop(); err != nil {
@@ -262,16 +240,10 @@ func (r *receiver) finish() error {
 		return err
 	}
 	events := len(r.events())
-	if err := r.start(); err != nil {
+	if err := r.begin(); err != nil {
 		return err
 	}
-	if err := r.until("it is up once more", r.isUp); err != nil {
-		return err
-	}
-	if err := r.send(1); err != nil { // behind it comes whatever the far end has left
-		return err
-	}
-	if err := r.until("the last message was stored", r.all); err != nil {
+	if err := r.pass(1); err != nil { // behind it comes whatever the far end has left
 		return err
 	}
 	if n := len(r.events()); n != events+1 {
@@ -312,22 +284,7 @@ func (r *receiver) judge() error {
 // watched sees that a source keeps to the contract of bridge.Source.
 type watched struct {
 	source bridge.Source
-
-	mu     sync.Mutex
-	active bool
-	wrong  []error
-}
-
-func (w *watched) fail(format string, args ...any) {
-	if len(w.wrong) < 5 {
-		w.wrong = append(w.wrong, fmt.Errorf(format, args...))
-	}
-}
-
-func (w *watched) violations() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return errors.Join(w.wrong...)
+	contract
 }
 
 // Receive is bridge.Source.

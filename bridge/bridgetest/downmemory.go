@@ -3,7 +3,6 @@ package bridgetest
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -11,11 +10,8 @@ import (
 // MemorySource is a source and its far end in one, without a network: a queue that keeps what is sent until
 // it is acknowledged.
 type MemorySource struct {
-	mu      sync.Mutex
-	queue   []Message
-	mode    mode
-	cuts    int
-	changed chan struct{}
+	memoryLink
+	queue []Message
 }
 
 // Send puts messages to the far end.
@@ -31,31 +27,10 @@ func (m *MemorySource) Send(all ...Message) error {
 func (m *MemorySource) FarSource() *FarSource {
 	return &FarSource{
 		Source: m, Send: m.Send,
-		Cut:    m.cut,
-		Refuse: func() { m.set(refusing); m.cut() },
+		Cut:    m.Cut,
+		Refuse: func() { m.set(refusing); m.Cut() },
 		Heal:   func() { m.set(healthy) },
 	}
-}
-
-func (m *MemorySource) cut() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.cuts++
-	m.wake()
-}
-
-func (m *MemorySource) set(to mode) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.mode = to
-	m.wake()
-}
-
-func (m *MemorySource) wake() {
-	if m.changed != nil {
-		close(m.changed)
-	}
-	m.changed = make(chan struct{})
 }
 
 // window is how many messages a MemorySource has in flight.
@@ -63,11 +38,8 @@ const window = 16
 
 // Receive is bridge.Source.
 func (m *MemorySource) Receive(ctx context.Context, up func(), take func(*gateway.Event, string, func(error))) error {
-	m.mu.Lock()
-	began := m.cuts
-	refused := m.mode == refusing
-	m.mu.Unlock()
-	if refused {
+	now, began, _ := m.state()
+	if now == refusing {
 		return errors.New("connection refused")
 	}
 	up()
@@ -78,17 +50,14 @@ func (m *MemorySource) Receive(ctx context.Context, up func(), take func(*gatewa
 	answers := make(chan answer, window)
 	var flying []*bool // the first of the queue; true: its answer has come
 	for {
+		_, cuts, changed := m.state() // before the look at the queue, of which it tells too
 		m.mu.Lock()
-		cut, have, next := m.cuts != began, len(m.queue) > len(flying), Message{}
+		have, next := len(m.queue) > len(flying), Message{}
 		if have {
 			next = m.queue[len(flying)]
 		}
-		if m.changed == nil {
-			m.changed = make(chan struct{})
-		}
-		changed := m.changed
 		m.mu.Unlock()
-		if cut {
+		if cuts != began {
 			return errors.New("connection reset")
 		}
 		if have && len(flying) < window && ctx.Err() == nil {

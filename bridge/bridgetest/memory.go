@@ -25,12 +25,17 @@ type Memory struct {
 	Answer    func(*gateway.Event) error  // what the far end says to an event; nil: takes all
 	Seen      func(Arrival, int) *Arrival // if set, changes what arrives; gets the number of the connection
 
-	mu       sync.Mutex
+	memoryLink
 	arrivals []Arrival
-	mode     mode
-	changed  chan struct{} // closed when mode changes or the connection is cut
-	cuts     int
 	conns    int
+}
+
+// memoryLink is the link to a far end in memory. Its mu guards what lies there, too.
+type memoryLink struct {
+	mu      sync.Mutex
+	mode    mode
+	cuts    int
+	changed chan struct{} // closed when mode changes or the connection is cut
 }
 
 type mode int
@@ -69,28 +74,28 @@ func (m *Memory) Connections() int {
 }
 
 // Cut breaks the connection.
-func (m *Memory) Cut() {
+func (m *memoryLink) Cut() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.cuts++
 	m.wake()
 }
 
-func (m *Memory) set(to mode) {
+func (m *memoryLink) set(to mode) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.mode = to
 	m.wake()
 }
 
-func (m *Memory) wake() {
+func (m *memoryLink) wake() {
 	if m.changed != nil {
 		close(m.changed)
 	}
 	m.changed = make(chan struct{})
 }
 
-func (m *Memory) state() (now mode, cuts int, changed <-chan struct{}) {
+func (m *memoryLink) state() (now mode, cuts int, changed <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.changed == nil {

@@ -21,8 +21,7 @@ func playAll(w *world) error {
 		return err
 	}
 	// A restart in the middle of a quiet time repeats nothing.
-	last := w.sent[len(w.sent)-1]
-	if err := w.until("all is committed", func() bool { return w.committed().Offset >= last.Offset }); err != nil {
+	if err := w.until("all is committed", w.allCommitted); err != nil {
 		return err
 	}
 	if err := w.stop(); err != nil {
@@ -107,10 +106,10 @@ func playLostAcks(w *world) error {
 		return err
 	}
 	w.add(10)
-	if err := w.until("the first ones are committed", func() bool { return w.committed().Offset >= w.sent[9].Offset }); err != nil {
+	if err := w.until("the first ones are committed", w.allCommitted); err != nil {
 		return err
 	}
-	first := w.sent[9].Offset
+	first := w.last().Offset
 	w.far.LoseAcks()
 	w.add(10)
 	if err := w.until("the far end has 20", w.arrived(20)); err != nil {
@@ -131,20 +130,30 @@ func playLostAcks(w *world) error {
 }
 
 func playCuts(w *world) error {
+	return w.repeatedly(100, func() error { w.far.Cut(); return nil })
+}
+
+func playCrashes(w *world) error { return w.repeatedly(60, w.crashed) }
+
+// repeatedly does harm five times, each when some of n more events have arrived.
+func (w *world) repeatedly(n int, harm func() error) error {
 	if err := w.start(); err != nil {
 		return err
 	}
 	for i := range 5 {
-		w.add(100)
-		if err := w.until("some have arrived", w.arrived(i*100+20)); err != nil {
+		w.add(n)
+		if err := w.until("some have arrived", w.arrived(i*n+n/5)); err != nil {
 			return err
 		}
-		w.far.Cut()
+		if err := harm(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func playStall(w *world) error {
+// stalled starts, and has 50 events before a link that worked and now lies still.
+func (w *world) stalled() error {
 	if err := w.start(); err != nil {
 		return err
 	}
@@ -154,6 +163,13 @@ func playStall(w *world) error {
 	}
 	w.far.Stall()
 	w.add(50)
+	return nil
+}
+
+func playStall(w *world) error {
+	if err := w.stalled(); err != nil {
+		return err
+	}
 	var seen bridge.Status // one look: the next attempt may be up by now
 	if err := w.until("the sink has noticed", func() bool { seen = w.pump.Status(); return !seen.Up }); err != nil {
 		return err
@@ -192,37 +208,14 @@ func playRefuse(w *world) error {
 }
 
 func playStopStalled(w *world) error {
-	if err := w.start(); err != nil {
+	if err := w.stalled(); err != nil {
 		return err
 	}
-	w.add(20)
-	if err := w.until("the link is in use", w.arrived(20)); err != nil {
-		return err
-	}
-	w.far.Stall()
-	w.add(50)
 	if err := w.stop(); err != nil {
 		return err
 	}
 	w.far.Heal()
-	w.hub = w.log.Restart("")
-	return w.start()
-}
-
-func playCrashes(w *world) error {
-	if err := w.start(); err != nil {
-		return err
-	}
-	for i := range 5 {
-		w.add(60)
-		if err := w.until("some have arrived", w.arrived(i*60+10)); err != nil {
-			return err
-		}
-		if err := w.crashed(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return w.restart()
 }
 
 // crashed ends the pump so that nothing it does from then on is stored, looks at what the far end
@@ -231,13 +224,10 @@ func (w *world) crashed() error {
 	w.state.Break()
 	w.stop() // its last commit fails, as it should
 	w.state.Mend()
-	at := w.committed()
-	var missing error
-	if err := w.until("the far end had what was committed", func() bool { missing = w.has(at); return missing == nil }); err != nil {
-		return errors.Join(err, missing)
+	if err := w.untilHas(w.committed()); err != nil {
+		return err
 	}
-	w.hub = w.log.Restart("")
-	return w.start()
+	return w.restart()
 }
 
 func playFaults(w *world, seed uint64) error {
@@ -290,8 +280,7 @@ func playFaults(w *world, seed uint64) error {
 			return fmt.Errorf("seed %d: %w", seed, err)
 		}
 		if w.pump == nil {
-			w.hub = w.log.Restart("")
-			if err := w.start(); err != nil {
+			if err := w.restart(); err != nil {
 				return err
 			}
 		}
@@ -302,11 +291,8 @@ func playFaults(w *world, seed uint64) error {
 // checked watches that a sink keeps to the contract of bridge.Sink.
 type checked struct {
 	sink bridge.Sink
-
-	mu     sync.Mutex
-	active bool
-	sends  int
-	wrong  []error
+	contract
+	sends int
 }
 
 func (c *checked) connections() int {
@@ -315,13 +301,21 @@ func (c *checked) connections() int {
 	return c.sends
 }
 
-func (c *checked) fail(format string, args ...any) {
+// contract is what one who watches a call of Send or Receive has seen.
+type contract struct {
+	mu     sync.Mutex
+	active bool    // it runs
+	wrong  []error // the first of them
+}
+
+// fail notes what may not be; mu is held.
+func (c *contract) fail(format string, args ...any) {
 	if len(c.wrong) < 5 {
 		c.wrong = append(c.wrong, fmt.Errorf(format, args...))
 	}
 }
 
-func (c *checked) violations() error {
+func (c *contract) violations() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return errors.Join(c.wrong...)

@@ -1,10 +1,9 @@
 package bridgetest
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"sync"
 	"testing"
@@ -39,16 +38,21 @@ type FarEnd struct {
 // Run runs every scenario that open's far end can play. open is called for each.
 func Run(t *testing.T, open func(t *testing.T) *FarEnd) {
 	for _, s := range Scenarios() {
-		t.Run(s.Name, func(t *testing.T) {
-			far := open(t)
-			if !s.Possible(far) {
-				t.Skip("this far end has no such fault")
-			}
-			if err := s.Check(far); err != nil {
-				t.Error(err)
-			}
-		})
+		runScenario(t, s.Name, open, s.Possible, s.Check)
 	}
+}
+
+// runScenario runs one of either suite as a test of its own.
+func runScenario[F any](t *testing.T, name string, open func(*testing.T) F, possible func(F) bool, check func(F) error) {
+	t.Run(name, func(t *testing.T) {
+		far := open(t)
+		if !possible(far) {
+			t.Skip("this far end has no such fault")
+		}
+		if err := check(far); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // Scenario is one history that a sink and the pump must come through.
@@ -105,9 +109,8 @@ type world struct {
 	sent  []*gateway.Event // routed to the far end
 	n     int
 
-	pump *bridge.Pump
-	end  context.CancelFunc
-	over chan error
+	pump *bridge.Pump // nil: it does not run
+	end  func() error
 
 	mu       sync.Mutex
 	tooEarly error
@@ -115,19 +118,18 @@ type world struct {
 
 // start starts a pump as a new process would.
 func (w *world) start() error {
-	p, err := bridge.NewPump(bridge.PumpOptions{
-		Uplink: "far", GatewayID: GatewayID, Sinks: []bridge.Sink{w.sink}, Hub: w.hub, State: w.state, Age: Age,
-		Routes: []bridge.Route{{ID: "all", Match: gateway.MustFilter("up/#")}}, Logger: slog.New(slog.DiscardHandler),
-		MinPause: time.Millisecond, MaxPause: 20 * time.Millisecond,
-		CommitEvery: 5 * time.Millisecond, DrainTimeout: 500 * time.Millisecond,
-	})
+	p, err := newPump(w.sink, w.hub, w.state, "up/#")
 	if err != nil {
 		return err
 	}
-	ctx, end := context.WithCancel(context.Background())
-	w.pump, w.end, w.over = p, end, make(chan error, 1)
-	go func(over chan<- error) { over <- p.Run(ctx) }(w.over)
+	w.pump, w.end = p, launch(p.Run)
 	return nil
+}
+
+// restart starts a pump as a new process would, over what the last one left of the journal.
+func (w *world) restart() error {
+	w.hub = w.log.Restart("")
+	return w.start()
 }
 
 // stop ends the pump and waits for it.
@@ -135,12 +137,16 @@ func (w *world) stop() error {
 	if w.pump == nil {
 		return nil
 	}
-	w.end()
-	began := time.Now()
-	err := <-w.over
 	w.pump = nil
+	return soon("the pump", w.end)
+}
+
+// soon calls stop, which may not take long.
+func soon(what string, stop func() error) error {
+	began := time.Now()
+	err := stop()
 	if took := time.Since(began); took > 3*time.Second {
-		return fmt.Errorf("the pump took %v to stop", took)
+		return fmt.Errorf("%s took %v to stop", what, took)
 	}
 	return err
 }
@@ -163,25 +169,16 @@ func (w *world) add(n int) {
 
 // until waits for cond.
 func (w *world) until(what string, cond func() bool) error {
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(w.patience())
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			return fmt.Errorf("waited %v in vain until %s", w.patience(), what)
-		}
+	if !poll(w.patience(), cond) {
+		return fmt.Errorf("waited %v in vain until %s", w.patience(), what)
 	}
 	return nil
 }
 
-func (w *world) patience() time.Duration {
-	if w.far.Patience != 0 {
-		return w.far.Patience
-	}
-	return 15 * time.Second
-}
+func (w *world) patience() time.Duration { return cmp.Or(w.far.Patience, usual) }
+
+// usual is the patience of a far end that does not ask for another.
+const usual = 15 * time.Second
 
 func (w *world) arrived(n int) func() bool {
 	return func() bool { return len(w.far.Arrivals()) >= n }
@@ -217,6 +214,18 @@ func (w *world) committed() gateway.Position {
 	return at.Position
 }
 
+// last is the position of the last event that was sent.
+func (w *world) last() gateway.Position { return w.sent[len(w.sent)-1].Position() }
+
+func (w *world) allCommitted() bool { return w.committed().Offset >= w.last().Offset }
+
+// untilHas waits until the far end has every event up to at.
+func (w *world) untilHas(at gateway.Position) error {
+	var missing error
+	err := w.until("the far end had all up to "+at.String(), func() bool { missing = w.has(at); return missing == nil })
+	return errors.Join(err, missing)
+}
+
 // has checks that the far end has every event up to at.
 func (w *world) has(at gateway.Position) error {
 	have := map[string]bool{}
@@ -237,14 +246,11 @@ func (w *world) has(at gateway.Position) error {
 // finish waits until everything has arrived and is committed, stops, and looks at all
 // that arrived.
 func (w *world) finish() error {
-	last := w.sent[len(w.sent)-1]
-	err := w.until("everything was committed", func() bool { return w.committed().Offset >= last.Offset })
-	if err != nil {
+	if err := w.until("everything was committed", w.allCommitted); err != nil {
 		return fmt.Errorf("%w; status %+v", err, w.pump.Status())
 	}
-	var missing error
-	if err := w.until("everything had arrived", func() bool { missing = w.has(last.Position()); return missing == nil }); err != nil {
-		return errors.Join(err, missing)
+	if err := w.untilHas(w.last()); err != nil {
+		return err
 	}
 	if err := w.stop(); err != nil {
 		return err

@@ -20,7 +20,6 @@ import (
 
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/dial"
-	"github.com/weir-iot/weir/gateway"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -153,17 +152,7 @@ func TestConfig(t *testing.T) {
 		{dial.Config{CertFile: cert, KeyFile: other}, true, "cert_file: client certificate: tls: private key does not match public key"},
 	} {
 		_, err := dial.New(c.c, c.secure)
-		got := ""
-		if err != nil {
-			got = err.Error()
-			var placed *gateway.KeyError
-			if !errors.As(err, &placed) || !errors.Is(err, gateway.ErrInvalid) {
-				t.Errorf("%v: not placed, or not invalid", err)
-			}
-		}
-		if got != c.want {
-			t.Errorf("%+v: %q, not %q", c.c, got, c.want)
-		}
+		bridgetest.CheckConfig(t, c.c, err, c.want)
 	}
 	if d := newDialer(t, dial.Config{}, true); d.Timeout() != 10*time.Second || d.Proxied() || !d.CertificateExpiry().IsZero() {
 		t.Errorf("defaults: %v, proxied %t, certificate until %v", d.Timeout(), d.Proxied(), d.CertificateExpiry())

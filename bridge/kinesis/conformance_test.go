@@ -170,7 +170,7 @@ func newReader(t *testing.T, addr, stream string) *reader {
 		t.Fatal(err)
 	}
 	var d *api.DescribeStreamOutput
-	until(t, "the stream is there", func() bool {
+	bridgetest.Until(t, "the stream is there", func() bool {
 		var err error
 		d, err = c.DescribeStream(t.Context(), &api.DescribeStreamInput{StreamName: &stream})
 		return err == nil && d.StreamDescription.StreamStatus == types.StreamStatusActive
@@ -209,18 +209,4 @@ func (r *reader) arrivals() (all []bridgetest.Arrival) {
 		}
 	}
 	return all
-}
-
-func until(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
 }

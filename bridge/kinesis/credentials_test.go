@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/kinesis"
 )
 
@@ -20,7 +21,7 @@ func TestCredentials(t *testing.T) {
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	t.Setenv("AWS_CONFIG_FILE", "/nonexistent")
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
-	if _, err := send(t, newSink(t, addr, none), events("a")...); err == nil || !strings.HasPrefix(err.Error(), "no credentials: set access_key_id and secret_access_key") {
+	if _, err := bridgetest.Send(t, newSink(t, addr, none), events("a")...).Finish(); err == nil || !strings.HasPrefix(err.Error(), "no credentials: set access_key_id and secret_access_key") {
 		t.Errorf("without any: %v", err)
 	}
 	for key, change := range map[string]func(*kinesis.Config){
@@ -30,7 +31,7 @@ func TestCredentials(t *testing.T) {
 		t.Setenv("AWS_ACCESS_KEY_ID", "AKIDENV")
 		t.Setenv("AWS_SECRET_ACCESS_KEY", "x")
 		t.Setenv("AWS_SESSION_TOKEN", "token1")
-		if _, err := send(t, newSink(t, addr, change), events("a")...); err != nil {
+		if _, err := bridgetest.Send(t, newSink(t, addr, change), events("a")...).Finish(); err != nil {
 			t.Fatal(err)
 		}
 		got := f.auth[len(f.auth)-1]
@@ -49,11 +50,11 @@ func TestWrongClock(t *testing.T) {
 		return n == 1 && refuseCall(w, 403, "InvalidSignatureException", "Signature expired")
 	}
 	s := newSink(t, f.Listener.Addr().String())
-	if _, err := send(t, s, events("a")...); err == nil {
+	if _, err := bridgetest.Send(t, s, events("a")...).Finish(); err == nil {
 		t.Fatal("no refusal")
 	}
 	for range 2 {
-		if done, err := send(t, s, events("a")...); err != nil || len(done) != 1 {
+		if done, err := bridgetest.Send(t, s, events("a")...).Finish(); err != nil || len(done) != 1 {
 			t.Fatal(err)
 		}
 	}

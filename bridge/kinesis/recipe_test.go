@@ -36,22 +36,22 @@ func TestRecipe(t *testing.T) {
 
 	f := start(t)
 	proxy := bridgetest.NewProxy(t, f.Listener.Addr().String())
-	p, log := pump(t, newSink(t, proxy.Addr(), func(c *kinesis.Config) { c.AckTimeout = 500 * time.Millisecond }))
+	p := bridgetest.RunPump(t, newSink(t, proxy.Addr(), func(c *kinesis.Config) { c.AckTimeout = 500 * time.Millisecond }))
 	const n = 40
 	add := func(from, to int) {
 		for i := from; i < to; i++ {
-			log.Append(&gateway.Event{Topic: "plant1/o'brien", Payload: []byte(strconv.Itoa(i)), Accepted: time.Now()})
+			p.Log.Append(&gateway.Event{Topic: "plant1/o'brien", Payload: []byte(strconv.Itoa(i)), Accepted: time.Now()})
 		}
 	}
 	add(0, n/2)
-	until(t, "some have arrived", func() bool { return len(f.taken()) > 5 })
+	bridgetest.Until(t, "some have arrived", func() bool { return len(f.taken()) > 5 })
 	proxy.LoseAnswers()
 	before := len(f.taken())
-	until(t, "more have arrived, unanswered", func() bool { return len(f.taken()) > before })
+	bridgetest.Until(t, "more have arrived, unanswered", func() bool { return len(f.taken()) > before })
 	proxy.Cut()
 	proxy.Heal()
 	add(n/2, n)
-	until(t, "all are delivered", func() bool { return p.Status().Delivered == n })
+	bridgetest.Until(t, "all are delivered", func() bool { return p.Status().Delivered == n })
 
 	script := sql[1]
 	for _, a := range f.arrivals() {
@@ -90,11 +90,11 @@ func TestTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	secure := func(c *kinesis.Config) { c.Endpoint, c.CAFile = f.URL, ca }
-	if done, err := send(t, newSink(t, "", secure), events("a", "b")...); err != nil || len(done) != 2 || len(f.taken()) != 2 {
+	if done, err := bridgetest.Send(t, newSink(t, "", secure), events("a", "b")...).Finish(); err != nil || len(done) != 2 || len(f.taken()) != 2 {
 		t.Errorf("%v, %d outcomes", err, len(done))
 	}
 	stranger := func(c *kinesis.Config) { c.Endpoint = f.URL }
-	if _, err := send(t, newSink(t, "", stranger), events("a")...); err == nil || !strings.Contains(err.Error(), x509.UnknownAuthorityError{}.Error()) {
+	if _, err := bridgetest.Send(t, newSink(t, "", stranger), events("a")...).Finish(); err == nil || !strings.Contains(err.Error(), x509.UnknownAuthorityError{}.Error()) {
 		t.Errorf("without the authority: %v", err)
 	}
 }

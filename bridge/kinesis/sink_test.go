@@ -1,7 +1,6 @@
 package kinesis_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/cloudevents"
 	"github.com/weir-iot/weir/bridge/dial"
@@ -47,37 +45,8 @@ func TestConfig(t *testing.T) {
 		{with(func(c *kinesis.Config) { c.Endpoint, c.Config = "http://h", dial.Config{CAFile: "x"} }), "ca_file: ca_file is for TLS, and this url has none"},
 	} {
 		_, err := kinesis.New(c.c, "gw", byTopic)
-		got := ""
-		if err != nil {
-			got = err.Error()
-			var placed *gateway.KeyError
-			if !errors.As(err, &placed) || !errors.Is(err, gateway.ErrInvalid) {
-				t.Errorf("%v: not placed, or not invalid", err)
-			}
-		}
-		if got != c.want {
-			t.Errorf("%+v: %q, not %q", c.c, got, c.want)
-		}
+		bridgetest.CheckConfig(t, c.c, err, c.want)
 	}
-}
-
-type outcome struct {
-	event *gateway.Event
-	err   error
-}
-
-// send hands events to Send, ends them, and returns what became of them.
-func send(t *testing.T, s bridge.Sink, all ...*gateway.Event) (outcomes []outcome, err error) {
-	t.Helper()
-	events := make(chan *gateway.Event, len(all))
-	for _, e := range all {
-		events <- e
-	}
-	close(events)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	err = s.Send(ctx, events, func() {}, func(e *gateway.Event, err error) { outcomes = append(outcomes, outcome{e, err}) })
-	return outcomes, err
 }
 
 // events are one for each topic, with their number as payload.
@@ -104,7 +73,7 @@ func keys(calls [][]record) (all []string) {
 func TestOneOfEachKey(t *testing.T) {
 	f := start(t)
 	all := events("a", "b", "a", "c", "a", "b")
-	if done, err := send(t, newSink(t, f.Listener.Addr().String()), all...); err != nil || len(done) != len(all) {
+	if done, err := bridgetest.Send(t, newSink(t, f.Listener.Addr().String()), all...).Finish(); err != nil || len(done) != len(all) {
 		t.Errorf("%v, %d outcomes", err, len(done))
 	}
 	if got := keys(f.allCalls()); !slices.Equal(got, []string{"a b c", "a b", "a"}) {
@@ -126,26 +95,26 @@ func TestPartialFailure(t *testing.T) {
 	}
 	s := newSink(t, f.Listener.Addr().String())
 	all := events("a", "b", "c", "b", "d", "a")
-	offsets := func(done []outcome) (o []uint64) {
+	offsets := func(done []bridgetest.Outcome) (o []uint64) {
 		for _, d := range done {
-			if d.err != nil {
-				t.Error(d.err)
+			if d.Err != nil {
+				t.Error(d.Err)
 			}
-			o = append(o, d.event.Offset)
+			o = append(o, d.Event.Offset)
 		}
 		slices.Sort(o)
 		return o
 	}
-	done, err := send(t, s, all...)
+	done, err := bridgetest.Send(t, s, all...).Finish()
 	const why = "the far end refused 1 of 4 records for now: ProvisionedThroughputExceededException: Rate exceeded for shard"
 	if err == nil || err.Error() != why || !errors.Is(err, gateway.ErrFull) || !slices.Equal(offsets(done), []uint64{1, 3, 5}) {
 		t.Errorf("%v, %v", err, offsets(done))
 	}
-	done, err = send(t, s, all[1:]...) // as the pump does: from the first refused one on
+	done, err = bridgetest.Send(t, s, all[1:]...).Finish() // as the pump does: from the first refused one on
 	if err == nil || !slices.Equal(offsets(done), []uint64{3, 5, 6}) {
 		t.Errorf("%v, %v", err, offsets(done))
 	}
-	done, err = send(t, s, all[1:]...) // what was taken twice ago is still known
+	done, err = bridgetest.Send(t, s, all[1:]...).Finish() // what was taken twice ago is still known
 	if err != nil || !slices.Equal(offsets(done), []uint64{2, 3, 4, 5, 6}) {
 		t.Errorf("%v, %v", err, offsets(done))
 	}
@@ -161,12 +130,12 @@ func TestPartialFailure(t *testing.T) {
 func TestHalfRefused(t *testing.T) {
 	f := start(t)
 	f.refuse = func(record) bool { return f.rand.IntN(2) == 0 }
-	p, log := pump(t, newSink(t, f.Listener.Addr().String()))
+	p := bridgetest.RunPump(t, newSink(t, f.Listener.Addr().String()))
 	const n = 300
 	for i := range n {
-		log.Append(&gateway.Event{Topic: "up/" + strconv.Itoa(i*i%17), Payload: []byte(strconv.Itoa(i)), Accepted: time.Now()})
+		p.Log.Append(&gateway.Event{Topic: "up/" + strconv.Itoa(i*i%17), Payload: []byte(strconv.Itoa(i)), Accepted: time.Now()})
 	}
-	until(t, "all are delivered", func() bool { return p.Status().Delivered == n })
+	bridgetest.Until(t, "all are delivered", func() bool { return p.Status().Delivered == n })
 	last := map[string]int{}
 	for _, a := range f.arrivals() {
 		i, err := strconv.Atoi(a.Payload)
@@ -178,29 +147,6 @@ func TestHalfRefused(t *testing.T) {
 	if got := len(f.taken()); got != n {
 		t.Errorf("%d records for %d events", got, n)
 	}
-}
-
-func pump(t *testing.T, s bridge.Sink) (*bridge.Pump, *bridgetest.Log) {
-	t.Helper()
-	log, hub := bridgetest.NewLog("e1")
-	p, err := bridge.NewPump(bridge.PumpOptions{
-		Uplink: "far", GatewayID: bridgetest.GatewayID, Sinks: []bridge.Sink{s}, Age: bridgetest.Age, Hub: hub, State: bridgetest.NewState(),
-		Routes:   []bridge.Route{{ID: "all", Match: gateway.MustFilter("#")}},
-		MinPause: time.Millisecond, MaxPause: 5 * time.Millisecond, CommitEvery: 5 * time.Millisecond,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	over := make(chan error, 1)
-	go func() { over <- p.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-over; err != nil {
-			t.Error(err)
-		}
-	})
-	return p, log
 }
 
 // What an error of a whole call means. None of them is tried again by the SDK.
@@ -223,12 +169,12 @@ func TestCallErrors(t *testing.T) {
 	} {
 		f := start(t)
 		f.answer = func(w http.ResponseWriter, _ []record, _ int) bool { return refuseCall(w, c.status, c.code, c.text) }
-		done, err := send(t, newSink(t, f.Listener.Addr().String()), events("a")...)
+		done, err := bridgetest.Send(t, newSink(t, f.Listener.Addr().String()), events("a")...).Finish()
 		if c.poison && len(done) == 1 {
-			if err != nil || !errors.Is(done[0].err, gateway.ErrInvalid) {
-				t.Errorf("%s: %v, %v", c.code, err, done[0].err)
+			if err != nil || !errors.Is(done[0].Err, gateway.ErrInvalid) {
+				t.Errorf("%s: %v, %v", c.code, err, done[0].Err)
 			}
-			err = done[0].err
+			err = done[0].Err
 		} else if len(done) != 0 || errors.Is(err, gateway.ErrInvalid) {
 			t.Errorf("%s: %v, %d outcomes", c.code, err, len(done))
 		}
@@ -254,7 +200,7 @@ func TestWrongAnswers(t *testing.T) {
 			fmt.Fprint(w, body)
 			return true
 		}
-		done, err := send(t, newSink(t, f.Listener.Addr().String()), events("a", "b")...)
+		done, err := bridgetest.Send(t, newSink(t, f.Listener.Addr().String()), events("a", "b")...).Finish()
 		if err == nil || !strings.HasPrefix(err.Error(), want) || len(done) != 0 {
 			t.Errorf("%s: %v, %d outcomes", body, err, len(done))
 		}
@@ -269,13 +215,13 @@ func TestInvalidRecordInACall(t *testing.T) {
 			refuseCall(w, 400, "InvalidArgumentException", "Record 3 is not as it should be")
 	}
 	s := newSink(t, f.Listener.Addr().String())
-	done, err := send(t, s, events("a", "b", "c", "d", "d", "a")...)
+	done, err := bridgetest.Send(t, s, events("a", "b", "c", "d", "d", "a")...).Finish()
 	if err != nil || len(done) != 6 {
 		t.Fatalf("%v, %d outcomes", err, len(done))
 	}
 	for _, o := range done {
-		if errors.Is(o.err, gateway.ErrInvalid) != (o.event.Topic == "c") {
-			t.Errorf("%s: %v", o.event.Topic, o.err)
+		if errors.Is(o.Err, gateway.ErrInvalid) != (o.Event.Topic == "c") {
+			t.Errorf("%s: %v", o.Event.Topic, o.Err)
 		}
 	}
 	if got, want := keys(f.allCalls()), []string{"a b c d", "a", "b", "c", "d", "d a"}; !slices.Equal(got, want) {
@@ -302,13 +248,13 @@ func TestLimits(t *testing.T) {
 	fits, tooBig := add("edge", 1<<20-4), add("edge", 1<<20-3)
 	long := add(strings.Repeat("long/", 60), 1)
 	s := newSink(t, f.Listener.Addr().String(), func(c *kinesis.Config) { c.Format = "payload" })
-	done, err := send(t, s, all...)
+	done, err := bridgetest.Send(t, s, all...).Finish()
 	if err != nil || len(done) != len(all) {
 		t.Errorf("%v, %d outcomes", err, len(done))
 	}
 	for _, o := range done {
-		if errors.Is(o.err, gateway.ErrInvalid) != (o.event == tooBig) {
-			t.Errorf("%s of %d bytes: %v", o.event.Topic, len(o.event.Payload), o.err)
+		if errors.Is(o.Err, gateway.ErrInvalid) != (o.Event == tooBig) {
+			t.Errorf("%s of %d bytes: %v", o.Event.Topic, len(o.Event.Payload), o.Err)
 		}
 	}
 	for _, r := range f.taken() {
@@ -325,7 +271,7 @@ func TestFormats(t *testing.T) {
 	f := start(t)
 	addr := f.Listener.Addr().String()
 	for _, format := range []string{"", "cloudevents", "payload"} {
-		if _, err := send(t, newSink(t, addr, func(c *kinesis.Config) { c.Format = format }), events("plant1/t")...); err != nil {
+		if _, err := bridgetest.Send(t, newSink(t, addr, func(c *kinesis.Config) { c.Format = format }), events("plant1/t")...).Finish(); err != nil {
 			t.Fatal(err)
 		}
 	}

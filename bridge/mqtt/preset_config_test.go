@@ -1,14 +1,12 @@
 package mqtt_test
 
 import (
-	"errors"
 	"testing"
 	"time"
 
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/bridge/mqtt"
-	"github.com/weir-iot/weir/gateway"
 )
 
 func TestPresetConfig(t *testing.T) {
@@ -45,16 +43,6 @@ func TestPresetConfig(t *testing.T) {
 		{mqtt.Config{URL: "mqtt://h", MaxPacket: 1 << 28}, 0, "max_packet: max_packet 268435456 is not from 0 to 268435455"},
 	} {
 		_, err := mqtt.New(c.c, "gw", "far", c.lane, bridgetest.Age)
-		got := ""
-		if err != nil {
-			got = err.Error()
-			var placed *gateway.KeyError
-			if !errors.As(err, &placed) || !errors.Is(err, gateway.ErrInvalid) {
-				t.Errorf("%v: not placed, or not invalid", err)
-			}
-		}
-		if got != c.want {
-			t.Errorf("%+v: %q, not %q", c.c, got, c.want)
-		}
+		bridgetest.CheckConfig(t, c.c, err, c.want)
 	}
 }

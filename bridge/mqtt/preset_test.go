@@ -69,15 +69,14 @@ func (s *service) sink(t *testing.T, c mqtt.Config) *mqtt.Sink {
 // deliver sends events that have to be accepted.
 func deliver(t *testing.T, s *mqtt.Sink, events ...gateway.Event) {
 	t.Helper()
-	c := send(t, s)
+	c := bridgetest.Send(t, s)
 	for _, e := range events {
-		c.event(e)
-		if err := c.outcome(); err != nil {
+		c.Event(e)
+		if err := c.Outcome(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	close(c.events)
-	if err := c.end(); err != nil {
+	if _, err := c.Finish(); err != nil {
 		t.Error(err)
 	}
 }
@@ -107,12 +106,12 @@ func TestAWS(t *testing.T) {
 		if got := aws.Published(); len(got) != 1 || got[0].Retain || got[0].QoS != 1 || got[0].Properties.ID() != "test-gw/e1-1" {
 			t.Errorf("published %+v", got)
 		}
-		poison := send(t, s)
+		poison := bridgetest.Send(t, s)
 		for _, e := range []gateway.Event{
 			{Topic: "a/b/c/d/e/f/g/h/i"}, {Topic: strings.Repeat("x", 257)}, {Topic: "a", Payload: make([]byte, 128<<10)},
 		} {
-			poison.event(e)
-			if err := poison.outcome(); !errors.Is(err, gateway.ErrInvalid) {
+			poison.Event(e)
+			if err := poison.Outcome(); !errors.Is(err, gateway.ErrInvalid) {
 				t.Errorf("%.20s: %v", e.Topic, err)
 			}
 		}
@@ -139,11 +138,11 @@ func TestAWSQuotas(t *testing.T) {
 	c := mqtt.Config{Preset: "aws-iot", URL: "mqtts://" + host, AckTimeout: time.Second, Config: dial.Config{CertFile: cert, KeyFile: key}}
 	quick := c
 	quick.Rate = 100_000 // the user's own
-	held := send(t, aws.sink(t, quick))
+	held := bridgetest.Send(t, aws.sink(t, quick))
 	for range 150 {
-		held.event(gateway.Event{Topic: "a"})
+		held.Event(gateway.Event{Topic: "a"})
 	}
-	if err := held.end(); err == nil || err.Error() != "no acknowledgement for 1s" {
+	if err := held.End(); err == nil || err.Error() != "no acknowledgement for 1s" {
 		t.Error(err)
 	}
 	mu.Lock()
@@ -152,12 +151,12 @@ func TestAWSQuotas(t *testing.T) {
 	}
 	at, hold = nil, false
 	mu.Unlock()
-	slow := send(t, aws.sink(t, c))
+	slow := bridgetest.Send(t, aws.sink(t, c))
 	for range 100 {
-		slow.event(gateway.Event{Topic: "a"})
+		slow.Event(gateway.Event{Topic: "a"})
 	}
 	for range 100 {
-		if err := slow.outcome(); err != nil {
+		if err := slow.Outcome(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -253,13 +252,13 @@ func TestAzureRenewsToken(t *testing.T) {
 		return 0
 	}
 	for range 2 {
-		c := send(t, s)
+		c := bridgetest.Send(t, s)
 		began := time.Now()
-		c.event(gateway.Event{Topic: "a"})
-		if err := c.outcome(); err != nil {
+		c.Event(gateway.Event{Topic: "a"})
+		if err := c.Outcome(); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.end(); err == nil || err.Error() != "the token is about to expire; connecting again with a new one" {
+		if err := c.End(); err == nil || err.Error() != "the token is about to expire; connecting again with a new one" {
 			t.Error(err)
 		}
 		if took := time.Since(began); took < 1800*time.Millisecond || took > 9*time.Second {
@@ -300,9 +299,9 @@ func TestThingsBoard(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			sending := send(t, s)
-			sending.event(c.e)
-			if err := sending.outcome(); errors.Is(err, gateway.ErrInvalid) != (want == "") {
+			sending := bridgetest.Send(t, s)
+			sending.Event(c.e)
+			if err := sending.Outcome(); errors.Is(err, gateway.ErrInvalid) != (want == "") {
 				t.Errorf("%s: %v", c.e.Payload, err)
 			}
 			if c := tb.Connects()[0]; c.Username != "TOKEN" || c.Password != "" {
@@ -346,7 +345,7 @@ func TestCloudBrokers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		send(t, s).end() // the broker behind speaks TLS, so this comes to nothing
+		bridgetest.Send(t, s).End() // the broker behind speaks TLS, so this comes to nothing
 		if want := map[string]string{"emqx": "localhost:8083", "hivemq": "localhost:8000"}[c.preset]; front.Targets()[0] != want {
 			t.Errorf("connected to %v, not %s", front.Targets(), want)
 		}

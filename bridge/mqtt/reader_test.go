@@ -29,14 +29,13 @@ func TestReader(t *testing.T) {
 		"WebSocket": {URL: "ws://127.0.0.1:" + ws},
 	} {
 		t.Run(name, func(t *testing.T) {
-			log, hub := bridgetest.NewLog("e1")
 			sink, err := mqtt.New(mqtt.Config{URL: "mqtt://" + m.Addr, Topic: name + "/{topic}"}, "test-gw", "far", 0, func() time.Duration { return 0 })
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := pumpOf(t, sink, hub, bridgetest.NewState(), "plant1/#")
-			log.Append(&gateway.Event{Topic: "plant1/0", Payload: []byte("old"), Retain: true})
-			until(t, "the retained one is there", func() bool { return p.Status().Delivered == 1 })
+			p := bridgetest.RunPump(t, sink)
+			p.Log.Append(&gateway.Event{Topic: "plant1/0", Payload: []byte("old"), Retain: true})
+			bridgetest.Until(t, "the retained one is there", func() bool { return p.Status().Delivered == 1 })
 
 			c.KeepAlive = 500 * time.Millisecond // so that pings are seen to work
 			r, err := mqtt.NewReader(c, name+"/#")
@@ -61,8 +60,8 @@ func TestReader(t *testing.T) {
 			}
 			count := func() int { mu.Lock(); defer mu.Unlock(); return len(got) }
 			for i := range 5 {
-				log.Append(&gateway.Event{Topic: "plant1/x", Payload: fmt.Append(nil, i)})
-				until(t, "it arrives", func() bool { return count() == i+1 })
+				p.Log.Append(&gateway.Event{Topic: "plant1/x", Payload: fmt.Append(nil, i)})
+				bridgetest.Until(t, "it arrives", func() bool { return count() == i+1 })
 			}
 			select { // a silence that is longer than it would bear without pings
 			case err := <-over:

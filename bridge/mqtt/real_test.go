@@ -1,45 +1,15 @@
 package mqtt_test
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
 
-	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/gateway"
 )
-
-// pump runs a pump of "up/#" to s until the test ends.
-func pump(t *testing.T, s bridge.Sink, hub *gateway.Hub, state *bridgetest.State) *bridge.Pump {
-	t.Helper()
-	return pumpOf(t, s, hub, state, "up/#")
-}
-
-func pumpOf(t *testing.T, s bridge.Sink, hub *gateway.Hub, state *bridgetest.State, filter string) *bridge.Pump {
-	t.Helper()
-	p, err := bridge.NewPump(bridge.PumpOptions{
-		Uplink: "far", GatewayID: bridgetest.GatewayID, Sinks: []bridge.Sink{s}, Hub: hub, State: state, Age: bridgetest.Age,
-		Routes:   []bridge.Route{{ID: "all", Match: gateway.MustFilter(filter)}},
-		MinPause: time.Millisecond, MaxPause: 50 * time.Millisecond, CommitEvery: 5 * time.Millisecond,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	over := make(chan error, 1)
-	go func() { over <- p.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-over; err != nil {
-			t.Error(err)
-		}
-	})
-	return p
-}
 
 // The broker itself goes away and comes back, a few times, while events keep coming.
 func TestMosquittoRestarts(t *testing.T) {
@@ -47,24 +17,23 @@ func TestMosquittoRestarts(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			m := bridgetest.StartMosquitto(t)
 			c := bridgetest.Collect(t, m.Addr, "up/#")
-			log, hub := bridgetest.NewLog("e1")
-			p := pump(t, newSink(t, m.Addr, version), hub, bridgetest.NewState())
+			p := bridgetest.RunPump(t, newSink(t, m.Addr, version))
 			n := 0
 			add := func(more int) {
 				for range more {
 					n++
-					log.Append(&gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(n)), Accepted: time.Now()})
+					p.Log.Append(&gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(n)), Accepted: time.Now()})
 				}
 			}
 			for range 3 {
 				add(200)
-				until(t, "some are delivered", func() bool { return p.Status().Delivered > uint64(n-150) })
+				bridgetest.Until(t, "some are delivered", func() bool { return p.Status().Delivered > uint64(n-150) })
 				m.Stop()
 				add(50)
-				until(t, "it is seen", func() bool { return !p.Status().Up })
+				bridgetest.Until(t, "it is seen", func() bool { return !p.Status().Up })
 				m.Start()
 			}
-			until(t, "all are delivered", func() bool { return p.Status().Delivered == uint64(n) })
+			bridgetest.Until(t, "all are delivered", func() bool { return p.Status().Delivered == uint64(n) })
 			first := func() []int {
 				var order []int
 				seen := map[string]bool{}
@@ -77,7 +46,7 @@ func TestMosquittoRestarts(t *testing.T) {
 				}
 				return order
 			}
-			until(t, "all have arrived", func() bool { return len(first()) == n })
+			bridgetest.Until(t, "all have arrived", func() bool { return len(first()) == n })
 			for i, got := range first() {
 				if got != i+1 {
 					t.Fatalf("arrival %d is event %d", i+1, got)
@@ -94,16 +63,15 @@ func TestMosquittoDenies(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := bridgetest.StartMosquitto(t, "acl_file "+acl)
-	log, hub := bridgetest.NewLog("e1")
-	p := pump(t, newSink(t, m.Addr, "5"), hub, bridgetest.NewState())
+	p := bridgetest.RunPump(t, newSink(t, m.Addr, "5"))
 	for i := range 30 {
 		topic := "up/open"
 		if i%10 == 5 {
 			topic = "up/closed"
 		}
-		log.Append(&gateway.Event{Topic: topic, Accepted: time.Now()})
+		p.Log.Append(&gateway.Event{Topic: topic, Accepted: time.Now()})
 	}
-	until(t, "all are done with", func() bool { return p.Status().Position.Offset == 30 })
+	bridgetest.Until(t, "all are done with", func() bool { return p.Status().Position.Offset == 30 })
 	if s := p.Status(); s.Delivered != 27 || s.Dead != 3 || !s.Up || s.Retried != 0 {
 		t.Errorf("%+v", s)
 	}

@@ -23,7 +23,7 @@ import (
 func TestRecipe(t *testing.T) {
 	for _, tool := range []string{"python3", "mosquitto_sub"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed", tool)
+			t.Skipf("%s is not installed (apt-get install python3 mosquitto-clients): the recipe is not tried", tool)
 		}
 	}
 	page, err := os.ReadFile("../../docs/uplinks/mqtt.md")
@@ -48,27 +48,26 @@ func TestRecipe(t *testing.T) {
 		t.Fatalf("%v\n%s", err, text)
 	}
 	all := bridgetest.Collect(t, m.Addr, "plant1/#")
-	log, hub := bridgetest.NewLog("e1")
 	link := bridgetest.NewProxy(t, m.Addr)
 	far := newSink(t, link.Addr(), "5", lively)
-	p := pumpOf(t, far, hub, bridgetest.NewState(), "plant1/#")
+	p := bridgetest.RunPump(t, far)
 
 	n := 0
 	for range 3 {
 		out, stop := subscribe(t, args) // its session is kept
 		before := len(all.Arrivals())
-		until(t, "the link is up", func() bool { return p.Status().Up })
+		bridgetest.Until(t, "the link is up", func() bool { return p.Status().Up })
 		link.LoseAnswers()
 		for range 20 {
 			n++
-			log.Append(&gateway.Event{Topic: "plant1/" + strconv.Itoa(n%2), Payload: []byte(strconv.Itoa(n)), Accepted: time.Now()})
+			p.Log.Append(&gateway.Event{Topic: "plant1/" + strconv.Itoa(n%2), Payload: []byte(strconv.Itoa(n)), Accepted: time.Now()})
 		}
-		until(t, "they have arrived once", func() bool { return len(all.Arrivals()) >= before+20 })
+		bridgetest.Until(t, "they have arrived once", func() bool { return len(all.Arrivals()) >= before+20 })
 		link.Cut()
 		link.Heal()
-		until(t, "all are delivered", func() bool { return p.Status().Delivered == uint64(n) })
-		until(t, "all have arrived twice", func() bool { return len(all.Arrivals()) >= before+40 })
-		until(t, "the subscriber has them", func() bool { return out.lines() >= 40 })
+		bridgetest.Until(t, "all are delivered", func() bool { return p.Status().Delivered == uint64(n) })
+		bridgetest.Until(t, "all have arrived twice", func() bool { return len(all.Arrivals()) >= before+40 })
+		bridgetest.Until(t, "the subscriber has them", func() bool { return out.lines() >= 40 })
 		stop()
 		consume := exec.Command("python3", script)
 		consume.Dir, consume.Stdin = dir, bytes.NewReader(out.bytes())

@@ -33,9 +33,9 @@ func TestFormats(t *testing.T) {
 			}
 		}
 		b := start(t, &bridgetest.Broker{})
-		c := send(t, newSink(t, b.Addr(), version, func(m *mqtt.Config) { m.Format = "event" }))
-		c.event(gateway.Event{Topic: "up/a", Source: time.Date(12345, 1, 1, 0, 0, 0, 0, time.UTC)})
-		if err := c.outcome(); !errors.Is(err, gateway.ErrInvalid) {
+		c := bridgetest.Send(t, newSink(t, b.Addr(), version, func(m *mqtt.Config) { m.Format = "event" }))
+		c.Event(gateway.Event{Topic: "up/a", Source: time.Date(12345, 1, 1, 0, 0, 0, 0, time.UTC)})
+		if err := c.Outcome(); !errors.Is(err, gateway.ErrInvalid) {
 			t.Errorf("a year that JSON has no form for: %v", err)
 		}
 	}
@@ -43,7 +43,7 @@ func TestFormats(t *testing.T) {
 
 func TestRewrites(t *testing.T) {
 	b := start(t, &bridgetest.Broker{})
-	c := send(t, newSink(t, b.Addr(), "5", func(m *mqtt.Config) {
+	c := bridgetest.Send(t, newSink(t, b.Addr(), "5", func(m *mqtt.Config) {
 		m.Topic, m.StripPrefix, m.Retain, m.MaxPacket = "plants/{gateway}/{device}/{topic}", "hall", "never", 1000
 	}))
 	for _, e := range []struct {
@@ -57,8 +57,8 @@ func TestRewrites(t *testing.T) {
 		{gateway.Event{Topic: "hall/oven", Origin: gateway.Origin{ID: "d"}, Payload: make([]byte, 1000)}, gateway.ErrInvalid},
 		{gateway.Event{Topic: "other", Origin: gateway.Origin{ID: "d"}}, nil},
 	} {
-		c.event(e.e)
-		if err := c.outcome(); !errors.Is(err, e.kind) {
+		c.Event(e.e)
+		if err := c.Outcome(); !errors.Is(err, e.kind) {
 			t.Errorf("%s: %v", e.e.Topic, err)
 		}
 	}

@@ -16,90 +16,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/bridge/mqtt"
 	"github.com/weir-iot/weir/gateway"
 )
-
-// sending is one call of Send that the test feeds by hand.
-type sending struct {
-	t      *testing.T
-	events chan *gateway.Event
-	up     chan struct{}
-	done   chan outcome
-	ended  chan error
-	cancel context.CancelFunc
-	n      uint64
-}
-
-type outcome struct {
-	event *gateway.Event
-	err   error
-}
-
-func send(t *testing.T, s bridge.Sink) *sending {
-	ctx, cancel := context.WithCancel(t.Context())
-	c := &sending{
-		t: t, events: make(chan *gateway.Event, 2000), up: make(chan struct{}),
-		done: make(chan outcome, 2000), ended: make(chan error, 1), cancel: cancel,
-	}
-	go func() {
-		c.ended <- s.Send(ctx, c.events, func() { close(c.up) }, func(e *gateway.Event, err error) { c.done <- outcome{e, err} })
-	}()
-	t.Cleanup(cancel)
-	return c
-}
-
-// event hands e over with the next offset.
-func (c *sending) event(e gateway.Event) *gateway.Event {
-	c.n++
-	e.Epoch, e.Offset = "e1", c.n
-	if e.Accepted.IsZero() {
-		e.Accepted = time.Now()
-	}
-	c.events <- &e
-	return &e
-}
-
-func (c *sending) outcome() error {
-	c.t.Helper()
-	select {
-	case o := <-c.done:
-		return o.err
-	case err := <-c.ended:
-		c.t.Fatalf("the connection ended: %v", err)
-	case <-time.After(5 * time.Second):
-		c.t.Fatal("no outcome")
-	}
-	return nil
-}
-
-func (c *sending) end() error {
-	c.t.Helper()
-	select {
-	case err := <-c.ended:
-		return err
-	case <-time.After(5 * time.Second):
-		c.t.Fatal("Send does not end")
-	}
-	return nil
-}
-
-func until(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
-}
 
 func start(t *testing.T, b *bridgetest.Broker) *bridgetest.Broker {
 	t.Helper()
@@ -135,17 +56,7 @@ func TestConfig(t *testing.T) {
 		{mqtt.Config{URL: "mqtt://h", ClientID: "a\x00"}, "client_id: text is not valid UTF-8"},
 	} {
 		_, err := mqtt.New(c.c, "gw", "cloud", 0, bridgetest.Age)
-		got := ""
-		if err != nil {
-			got = err.Error()
-			var placed *gateway.KeyError
-			if !errors.As(err, &placed) || !strings.HasPrefix(got, placed.Key+": ") || !errors.Is(err, gateway.ErrInvalid) {
-				t.Errorf("%v: not placed, or not invalid", err)
-			}
-		}
-		if got != c.want {
-			t.Errorf("%+v: %q, not %q", c.c, got, c.want)
-		}
+		bridgetest.CheckConfig(t, c.c, err, c.want)
 	}
 }
 
@@ -155,10 +66,9 @@ func TestHello(t *testing.T) {
 		s := newSink(t, b.Addr(), version, func(c *mqtt.Config) {
 			c.Username, c.Password, c.KeepAlive = "plant1", "secret", 90*time.Second
 		})
-		c := send(t, s)
-		<-c.up
-		close(c.events)
-		if err := c.end(); err != nil {
+		c := bridgetest.Send(t, s)
+		<-c.Up
+		if _, err := c.Finish(); err != nil {
 			t.Error(err)
 		}
 		want := bridgetest.Connect{Version: 5, Clean: true, KeepAlive: 90, ClientID: "weir-test-gw-far", Username: "plant1", Password: "secret"}
@@ -173,9 +83,9 @@ func TestHello(t *testing.T) {
 
 func TestForwards(t *testing.T) {
 	b := start(t, &bridgetest.Broker{})
-	c := send(t, newSink(t, b.Addr(), "5"))
+	c := bridgetest.Send(t, newSink(t, b.Addr(), "5"))
 	accepted := time.Now().Add(-59*time.Minute - 30*time.Second - time.Millisecond)
-	c.event(gateway.Event{
+	c.Event(gateway.Event{
 		Topic: "up/a", Payload: []byte("21.5"), QoS: 2, Retain: true, UTF8: true, Expiry: time.Hour,
 		Accepted: accepted, Age: bridgetest.Age() - time.Since(accepted),
 		Source:  time.Date(2026, 11, 23, 13, 0, 0, 5e6, time.FixedZone("", 3600)),
@@ -183,9 +93,9 @@ func TestForwards(t *testing.T) {
 		ContentType: "text/plain", ResponseTopic: "answers/1", CorrelationData: []byte{0, 1},
 		UserProperties: []gateway.UserProperty{{Key: "a", Value: "1"}, {Key: "weir-id", Value: "other/e9-7"}, {Key: "weir-device", Value: "other"}, {Key: "a", Value: "2"}},
 	})
-	c.event(gateway.Event{Topic: "up/b", Accepted: accepted})
+	c.Event(gateway.Event{Topic: "up/b", Accepted: accepted})
 	for range 2 {
-		if err := c.outcome(); err != nil {
+		if err := c.Outcome(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -222,9 +132,9 @@ func describe(all []bridgetest.Publish) string {
 
 func TestForwards311(t *testing.T) {
 	b := start(t, &bridgetest.Broker{})
-	c := send(t, newSink(t, b.Addr(), "3.1.1"))
-	c.event(gateway.Event{Topic: "up/a", Payload: []byte("21.5"), Retain: true, ContentType: "text/plain"})
-	if err := c.outcome(); err != nil {
+	c := bridgetest.Send(t, newSink(t, b.Addr(), "3.1.1"))
+	c.Event(gateway.Event{Topic: "up/a", Payload: []byte("21.5"), Retain: true, ContentType: "text/plain"})
+	if err := c.Outcome(); err != nil {
 		t.Fatal(err)
 	}
 	want := []bridgetest.Publish{{Topic: "up/a", Payload: []byte("21.5"), QoS: 1, Retain: true, PacketID: 1}}
@@ -251,9 +161,9 @@ func TestReasonCodes(t *testing.T) {
 		{0x99, gateway.ErrInvalid, "the payload is not what its format indicator says (0x99)"},
 	} {
 		b := start(t, &bridgetest.Broker{Answer: func(bridgetest.Publish) int { return c.code }})
-		s := send(t, newSink(t, b.Addr(), "5"))
-		s.event(gateway.Event{Topic: "up/a"})
-		err := s.outcome()
+		s := bridgetest.Send(t, newSink(t, b.Addr(), "5"))
+		s.Event(gateway.Event{Topic: "up/a"})
+		err := s.Outcome()
 		if !errors.Is(err, c.kind) || err != nil && err.Error() != c.text {
 			t.Errorf("0x%02x: %v", c.code, err)
 		}
@@ -275,12 +185,12 @@ func TestWindow(t *testing.T) {
 			Connack: func(bridgetest.Connect) (int, []byte) { return 0, c.connack },
 			Answer:  func(bridgetest.Publish) int { return -1 },
 		})
-		s := send(t, newSink(t, b.Addr(), c.version, impatient))
+		s := bridgetest.Send(t, newSink(t, b.Addr(), c.version, impatient))
 		for i := range 200 {
-			s.event(gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(i))})
+			s.Event(gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(i))})
 		}
-		until(t, "the window is full", func() bool { return len(b.Published()) >= c.want })
-		if err := s.end(); err == nil || err.Error() != "no acknowledgement for 300ms" {
+		bridgetest.Until(t, "the window is full", func() bool { return len(b.Published()) >= c.want })
+		if err := s.End(); err == nil || err.Error() != "no acknowledgement for 300ms" {
 			t.Errorf("ended with %v", err)
 		}
 		got := b.Published()
@@ -308,15 +218,15 @@ func TestPacketIDsWrap(t *testing.T) {
 		}
 		return 0
 	}})
-	s := send(t, newSink(t, b.Addr(), "3.1.1", func(c *mqtt.Config) { c.AckTimeout = time.Minute }))
+	s := bridgetest.Send(t, newSink(t, b.Addr(), "3.1.1", func(c *mqtt.Config) { c.AckTimeout = time.Minute }))
 	const n = 70_000
 	go func() {
 		for i := range n {
-			s.events <- &gateway.Event{Topic: "t", Offset: uint64(i + 1)}
+			s.Events <- &gateway.Event{Topic: "t", Offset: uint64(i + 1)}
 		}
 	}()
 	for range n - 1 {
-		if err := s.outcome(); err != nil {
+		if err := s.Outcome(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -338,13 +248,13 @@ func TestLimitsOfTheFarEnd(t *testing.T) {
 	b := start(t, &bridgetest.Broker{Connack: func(bridgetest.Connect) (int, []byte) {
 		return 0, []byte{0x27, 0, 0, 0, 100, 0x25, 0} // maximum packet size 100; retain not available
 	}})
-	c := send(t, newSink(t, b.Addr(), "5"))
-	c.event(gateway.Event{Topic: "up/a", Payload: make([]byte, 100)})
-	if err := c.outcome(); !errors.Is(err, gateway.ErrInvalid) {
+	c := bridgetest.Send(t, newSink(t, b.Addr(), "5"))
+	c.Event(gateway.Event{Topic: "up/a", Payload: make([]byte, 100)})
+	if err := c.Outcome(); !errors.Is(err, gateway.ErrInvalid) {
 		t.Errorf("too large: %v", err)
 	}
-	c.event(gateway.Event{Topic: "up/b", Retain: true})
-	if err := c.outcome(); err != nil {
+	c.Event(gateway.Event{Topic: "up/b", Retain: true})
+	if err := c.Outcome(); err != nil {
 		t.Error(err)
 	}
 	if got := b.Published(); len(got) != 1 || got[0].Topic != "up/b" || got[0].Retain {
@@ -355,7 +265,7 @@ func TestLimitsOfTheFarEnd(t *testing.T) {
 // What would end the connection, again and again, is refused before it is sent.
 func TestUnsendable(t *testing.T) {
 	b := start(t, &bridgetest.Broker{})
-	c := send(t, newSink(t, b.Addr(), "5"))
+	c := bridgetest.Send(t, newSink(t, b.Addr(), "5"))
 	long := strings.Repeat("x", 65536)
 	for _, e := range []gateway.Event{
 		{Topic: "t", ResponseTopic: "a/#"},
@@ -365,13 +275,13 @@ func TestUnsendable(t *testing.T) {
 		{Topic: "t", UserProperties: []gateway.UserProperty{{Key: "a", Value: long}}},
 		{Topic: "t", UserProperties: []gateway.UserProperty{{Key: "\xff"}}},
 	} {
-		c.event(e)
-		if err := c.outcome(); !errors.Is(err, gateway.ErrInvalid) {
+		c.Event(e)
+		if err := c.Outcome(); !errors.Is(err, gateway.ErrInvalid) {
 			t.Errorf("%.60v: %v", e, err)
 		}
 	}
-	c.event(gateway.Event{Topic: "t"})
-	if err := c.outcome(); err != nil || len(b.Published()) != 1 {
+	c.Event(gateway.Event{Topic: "t"})
+	if err := c.Outcome(); err != nil || len(b.Published()) != 1 {
 		t.Errorf("%v; published %d", err, len(b.Published()))
 	}
 }
@@ -404,33 +314,33 @@ func TestConnectFails(t *testing.T) {
 			if c.code < 0 {
 				change = impatient
 			}
-			s := send(t, newSink(t, b.Addr(), c.version, change))
-			if err := s.end(); err == nil || err.Error() != c.want {
+			s := bridgetest.Send(t, newSink(t, b.Addr(), c.version, change))
+			if err := s.End(); err == nil || err.Error() != c.want {
 				t.Errorf("%v, not %q", err, c.want)
 			}
 			select {
-			case <-s.up:
+			case <-s.Up:
 				t.Error("up was called")
 			default:
 			}
 		})
 	}
 	t.Run("nobody listens", func(t *testing.T) {
-		err := send(t, newSink(t, nobody.Addr().String(), "5")).end()
+		err := bridgetest.Send(t, newSink(t, nobody.Addr().String(), "5")).End()
 		if !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Error(err)
 		}
 	})
 	t.Run("no answer to TCP", func(t *testing.T) {
-		err := send(t, newSink(t, fullBacklog(t), "5", impatient)).end()
+		err := bridgetest.Send(t, newSink(t, fullBacklog(t), "5", impatient)).End()
 		if err == nil || !strings.HasSuffix(err.Error(), ": no answer within 300ms") {
 			t.Error(err)
 		}
 	})
 	t.Run("context ends while dialling", func(t *testing.T) {
-		c := send(t, newSink(t, fullBacklog(t), "5", func(c *mqtt.Config) { c.ConnectTimeout = time.Hour }))
-		c.cancel()
-		if err := c.end(); !errors.Is(err, context.Canceled) {
+		c := bridgetest.Send(t, newSink(t, fullBacklog(t), "5", func(c *mqtt.Config) { c.ConnectTimeout = time.Hour }))
+		c.Cancel()
+		if err := c.End(); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	})
@@ -469,9 +379,9 @@ func fullBacklog(t *testing.T) string {
 func TestIdleLinkLiesStill(t *testing.T) {
 	for _, version := range []string{"5", "3.1.1"} {
 		b := start(t, &bridgetest.Broker{Silent: true})
-		c := send(t, newSink(t, b.Addr(), version, impatient))
-		<-c.up
-		if err := c.end(); err == nil || err.Error() != "no answer to a ping for 300ms" {
+		c := bridgetest.Send(t, newSink(t, b.Addr(), version, impatient))
+		<-c.Up
+		if err := c.End(); err == nil || err.Error() != "no answer to a ping for 300ms" {
 			t.Errorf("%s: %v", version, err)
 		}
 		if b.Pings() != 1 {
@@ -483,18 +393,17 @@ func TestIdleLinkLiesStill(t *testing.T) {
 // Pings that are answered do not hide that publishes are not, nor do further publishes.
 func TestPublishesAreNotAcknowledged(t *testing.T) {
 	b := start(t, &bridgetest.Broker{Answer: func(bridgetest.Publish) int { return -1 }})
-	c := send(t, newSink(t, b.Addr(), "5", impatient, func(c *mqtt.Config) { c.KeepAlive = 40 * time.Millisecond }))
-	<-c.up
+	c := bridgetest.Send(t, newSink(t, b.Addr(), "5", impatient, func(c *mqtt.Config) { c.KeepAlive = 40 * time.Millisecond }))
+	<-c.Up
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(5 * time.Second)
-	for {
+	for deadline := time.After(5 * time.Second); ; {
 		select {
 		case <-tick.C:
-			c.event(gateway.Event{Topic: "up/a"})
+			c.Event(gateway.Event{Topic: "up/a"})
 			continue
-		case err := <-c.ended:
-			if err == nil || err.Error() != "no acknowledgement for 300ms" {
+		case <-c.Ended:
+			if err := c.End(); err == nil || err.Error() != "no acknowledgement for 300ms" {
 				t.Error(err)
 			}
 		case <-deadline:
@@ -508,11 +417,10 @@ func TestIdleLinkIsKeptAlive(t *testing.T) {
 	b := start(t, &bridgetest.Broker{Connack: func(bridgetest.Connect) (int, []byte) {
 		return 0, []byte{0x13, 0, 1} // server keep alive 1 s, less than the config's
 	}})
-	c := send(t, newSink(t, b.Addr(), "5", func(c *mqtt.Config) { c.KeepAlive, c.AckTimeout = time.Hour, time.Hour }))
-	<-c.up
-	until(t, "it has pinged twice", func() bool { return b.Pings() >= 2 })
-	close(c.events)
-	if err := c.end(); err != nil {
+	c := bridgetest.Send(t, newSink(t, b.Addr(), "5", func(c *mqtt.Config) { c.KeepAlive, c.AckTimeout = time.Hour, time.Hour }))
+	<-c.Up
+	bridgetest.Until(t, "it has pinged twice", func() bool { return b.Pings() >= 2 })
+	if _, err := c.Finish(); err != nil {
 		t.Error(err)
 	}
 }
@@ -536,10 +444,10 @@ func TestFarEndSpeaks(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := start(t, &bridgetest.Broker{})
-			s := send(t, newSink(t, b.Addr(), c.version))
-			<-s.up
+			s := bridgetest.Send(t, newSink(t, b.Addr(), c.version))
+			<-s.Up
 			b.Send(c.raw...)
-			if err := s.end(); err == nil || err.Error() != c.want {
+			if err := s.End(); err == nil || err.Error() != c.want {
 				t.Errorf("%v, not %q", err, c.want)
 			}
 		})
@@ -553,23 +461,23 @@ func TestTLS(t *testing.T) {
 	secure := func(ca string) func(*mqtt.Config) {
 		return func(c *mqtt.Config) { c.URL, c.CAFile, c.ConnectTimeout = "mqtts://"+b.Addr(), ca, 5*time.Second }
 	}
-	c := send(t, newSink(t, b.Addr(), "5", secure(file)))
+	c := bridgetest.Send(t, newSink(t, b.Addr(), "5", secure(file)))
 	big := bytes.Repeat([]byte("x"), 300<<10)
-	c.event(gateway.Event{Topic: "up/a", Payload: big})
-	if err := c.outcome(); err != nil {
+	c.Event(gateway.Event{Topic: "up/a", Payload: big})
+	if err := c.Outcome(); err != nil {
 		t.Error(err)
 	}
 	if got := b.Published(); !bytes.Equal(got[0].Payload, big) {
 		t.Error("the payload changed on its way")
 	}
 
-	err := send(t, newSink(t, b.Addr(), "5", secure(""))).end()
+	err := bridgetest.Send(t, newSink(t, b.Addr(), "5", secure(""))).End()
 	var unknown x509.UnknownAuthorityError
 	if !errors.As(err, &unknown) {
 		t.Errorf("an unknown authority: %v", err)
 	}
 	plain := start(t, &bridgetest.Broker{})
-	err = send(t, newSink(t, plain.Addr(), "5", impatient, func(c *mqtt.Config) { c.URL, c.CAFile = "mqtts://"+plain.Addr(), file })).end()
+	err = bridgetest.Send(t, newSink(t, plain.Addr(), "5", impatient, func(c *mqtt.Config) { c.URL, c.CAFile = "mqtts://"+plain.Addr(), file })).End()
 	if err == nil || !strings.Contains(err.Error(), "TLS: ") {
 		t.Errorf("a broker without TLS: %v", err)
 	}

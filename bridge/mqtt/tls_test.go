@@ -55,9 +55,9 @@ func TestMosquittoMutualTLS(t *testing.T) {
 		deliver(t, s, gateway.Event{Topic: "up/a", Payload: fmt.Append(nil, i)})
 		ca.ClientFiles("gw")
 	}
-	until(t, "both have arrived", func() bool { return len(far.Arrivals()) == 2 })
+	bridgetest.Until(t, "both have arrived", func() bool { return len(far.Arrivals()) == 2 })
 	for _, a := range []*bridgetest.Authority{nil, stranger} {
-		if err := send(t, sink(a)).end(); err == nil {
+		if err := bridgetest.Send(t, sink(a)).End(); err == nil {
 			t.Error("connected without a certificate of the authority")
 		} else {
 			t.Logf("refused: %v", err)

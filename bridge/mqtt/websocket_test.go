@@ -141,7 +141,7 @@ func TestWebSocket(t *testing.T) {
 				secure = &tls.Config{Certificates: []tls.Certificate{ca.Server("127.0.0.1")}}
 			}
 			f := startFront(t, b.Addr(), secure)
-			s := send(t, newSink(t, "", "5", func(m *mqtt.Config) {
+			s := bridgetest.Send(t, newSink(t, "", "5", func(m *mqtt.Config) {
 				m.URL = c.scheme + "://" + f.addr() + c.path
 				if secure != nil {
 					m.CAFile = ca.File
@@ -152,13 +152,12 @@ func TestWebSocket(t *testing.T) {
 			}))
 			sizes := []int{0, 1, 125, 126, 65535, 65536, 300_000}
 			for i, n := range sizes {
-				s.event(gateway.Event{Topic: "up/a", Payload: bytes.Repeat([]byte{byte(i)}, n)})
-				if err := s.outcome(); err != nil {
+				s.Event(gateway.Event{Topic: "up/a", Payload: bytes.Repeat([]byte{byte(i)}, n)})
+				if err := s.Outcome(); err != nil {
 					t.Fatal(err)
 				}
 			}
-			close(s.events)
-			if err := s.end(); err != nil {
+			if _, err := s.Finish(); err != nil {
 				t.Error(err)
 			}
 			for i, p := range b.Published() {
@@ -218,7 +217,7 @@ func TestWebSocketRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			srv := httptest.NewServer(http.HandlerFunc(c.handle))
 			defer srv.Close()
-			err := send(t, newSink(t, "", "5", impatient, func(m *mqtt.Config) { m.URL = "ws" + srv.URL[len("http"):] })).end()
+			err := bridgetest.Send(t, newSink(t, "", "5", impatient, func(m *mqtt.Config) { m.URL = "ws" + srv.URL[len("http"):] })).End()
 			if err == nil || !strings.HasPrefix(err.Error(), "WebSocket at /mqtt: ") || !strings.HasSuffix(err.Error(), c.want) {
 				t.Errorf("%v, not %q", err, c.want)
 			}
@@ -229,10 +228,10 @@ func TestWebSocketRefused(t *testing.T) {
 func TestWebSocketEnds(t *testing.T) {
 	b := start(t, &bridgetest.Broker{})
 	f := startFront(t, b.Addr(), nil)
-	s := send(t, newSink(t, "", "5", func(m *mqtt.Config) { m.URL = "ws://" + f.addr() }))
-	<-s.up
+	s := bridgetest.Send(t, newSink(t, "", "5", func(m *mqtt.Config) { m.URL = "ws://" + f.addr() }))
+	<-s.Up
 	f.close(websocket.CloseTryAgainLater, "too busy")
-	if err := s.end(); err == nil || err.Error() != `the far end closed the WebSocket (1013 "too busy")` {
+	if err := s.End(); err == nil || err.Error() != `the far end closed the WebSocket (1013 "too busy")` {
 		t.Error(err)
 	}
 }

@@ -44,7 +44,7 @@ func warm(t *testing.T, s jetstream.Stream, nc interface {
 	if err := nc.Publish("up.warm", nil); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the stream works", func() bool {
+	bridgetest.Until(t, "the stream works", func() bool {
 		info, err := s.Info(context.Background())
 		return err == nil && info.State.Msgs == 1
 	})

@@ -10,6 +10,7 @@ import (
 	client "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/nats"
 )
 
@@ -46,7 +47,7 @@ func TestLeafNode(t *testing.T) {
 			return err == nil && info.State.Msgs >= n
 		}
 	}
-	eventually(t, "the hub has fetched 100", has(100))
+	bridgetest.Until(t, "the hub has fetched 100", has(100))
 
 	// While it is away, and while it goes.
 	u.add(50)
@@ -56,7 +57,7 @@ func TestLeafNode(t *testing.T) {
 	startHub()
 	u.add(50)
 	u.delivered(t, 300)
-	eventually(t, "the hub has fetched 300", has(300))
+	bridgetest.Until(t, "the hub has fetched 300", has(300))
 	once(t, stored(t, fleet), 300)
 }
 
@@ -120,7 +121,7 @@ func TestCluster(t *testing.T) {
 	}
 	config := streamFromDocs(t, "cluster-events.json")
 	var lastError error
-	eventually(t, "the cluster makes a stream", func() bool {
+	bridgetest.Until(t, "the cluster makes a stream", func() bool {
 		lastError = look(func(ctx context.Context, j jetstream.JetStream) error {
 			_, err := j.CreateOrUpdateStream(ctx, config)
 			return err
@@ -128,7 +129,7 @@ func TestCluster(t *testing.T) {
 		return lastError == nil
 	})
 	leader := func() (i int) {
-		eventually(t, "the stream has a leader", func() bool {
+		bridgetest.Until(t, "the stream has a leader", func() bool {
 			for i = range nodes {
 				if nodes[i].JetStreamIsStreamLeader("$G", config.Name) {
 					return true
@@ -147,7 +148,7 @@ func TestCluster(t *testing.T) {
 		was := leader()
 		u.add(500)
 		n += 500
-		eventually(t, "it is in mid-stream", func() bool { return u.Status().Delivered > uint64(n-450) })
+		bridgetest.Until(t, "it is in mid-stream", func() bool { return u.Status().Delivered > uint64(n-450) })
 		stop(nodes[was])
 		u.add(500)
 		n += 500
@@ -159,7 +160,7 @@ func TestCluster(t *testing.T) {
 				t.Log(lags)
 			}
 		}()
-		eventually(t, "the node is back and has caught up", func() bool {
+		bridgetest.Until(t, "the node is back and has caught up", func() bool {
 			lags = look(func(ctx context.Context, j jetstream.JetStream) error {
 				s, err := j.Stream(ctx, config.Name)
 				if err != nil {

@@ -59,7 +59,7 @@ func TestRepeatBeyondTheWindow(t *testing.T) {
 		// A message stored now is forgotten after the event's id is.
 		probe := &client.Msg{Subject: "up.probe", Header: client.Header{client.MsgIdHdr: {"probe"}}, Data: []byte("0")}
 		stored := 0
-		eventually(t, "the window has passed", func() bool {
+		bridgetest.Until(t, "the window has passed", func() bool {
 			ack, err := j.PublishMsg(t.Context(), probe)
 			if err != nil {
 				t.Fatal(err)

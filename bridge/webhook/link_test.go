@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/bridge/webhook"
 	"github.com/weir-iot/weir/gateway"
@@ -57,15 +58,15 @@ func TestConnectionIsKept(t *testing.T) {
 		}
 	}}
 	server, conns := counted(t, r)
-	p, log := pump(t, newSink(t, webhook.Config{URL: server.URL}))
-	log.Append(events(1, 100)...)
-	until(t, "all are done with", func() bool { return p.Status().Position.Offset == 100 })
+	p := bridgetest.RunPump(t, newSink(t, webhook.Config{URL: server.URL}))
+	p.Log.Append(events(1, 100)...)
+	bridgetest.Until(t, "all are done with", func() bool { return p.Status().Position.Offset == 100 })
 	if n := conns(); n != 1 {
 		t.Errorf("%d connections for 100 requests", n)
 	}
 	server.CloseClientConnections() // only an idle one is there
-	log.Append(events(101, 1)...)
-	until(t, "the next is delivered", func() bool { return p.Status().Delivered == 91 })
+	p.Log.Append(events(101, 1)...)
+	bridgetest.Until(t, "the next is delivered", func() bool { return p.Status().Delivered == 91 })
 	if n := conns(); n < 2 || n > 3 { // 3: the request ran into the end of the connection
 		t.Errorf("%d connections after one was closed", n)
 	}
@@ -101,23 +102,23 @@ func TestSlowFarEnd(t *testing.T) {
 			}
 		}
 		server.Start()
-		s := send(t, newSink(t, webhook.Config{URL: server.URL, Format: "payload", AckTimeout: time.Second}))
+		s := bridgetest.Send(t, newSink(t, webhook.Config{URL: server.URL, Format: "payload", AckTimeout: time.Second}))
 		e := events(1, 1)[0]
 		e.Payload = bytes.Repeat([]byte("x"), 2<<20)
 		began := time.Now()
-		s.events <- e
+		s.Events <- e
 		if c.want == "" {
-			if o := s.outcomes(1)[0]; o.err != nil {
-				t.Error(o.err)
+			if o := s.Outcomes(1)[0]; o.Err != nil {
+				t.Error(o.Err)
 			}
 			if took := time.Since(began); took < 1100*time.Millisecond {
 				t.Errorf("took %v; the test proves nothing", took)
 			}
-		} else if err := s.end(); err == nil || err.Error() != c.want {
+		} else if err := s.End(); err == nil || err.Error() != c.want {
 			t.Errorf("%v, not %s", err, c.want)
 		}
 		close(over)
-		s.cancel()
+		s.Cancel()
 		server.Close()
 	}
 }
@@ -144,13 +145,13 @@ func TestRefusedUnread(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	p, log := pump(t, newSink(t, webhook.Config{URL: "http://" + l.Addr().String(), Format: "payload"}))
+	p := bridgetest.RunPump(t, newSink(t, webhook.Config{URL: "http://" + l.Addr().String(), Format: "payload"}))
 	const n = 10 // the dead letters are bounded
 	for _, e := range events(1, n) {
 		e.Payload = bytes.Repeat([]byte("x"), 1<<20)
-		log.Append(e)
+		p.Log.Append(e)
 	}
-	until(t, "all are dead letters", func() bool { return p.Status().Dead == n })
+	bridgetest.Until(t, "all are dead letters", func() bool { return p.Status().Dead == n })
 	if len(tries) != n {
 		t.Errorf("%d requests for %d events", len(tries), n)
 	}
@@ -166,11 +167,11 @@ func TestExpectationFailed(t *testing.T) {
 		}
 		r.ServeHTTP(w, in)
 	}))
-	p, log := pump(t, newSink(t, webhook.Config{URL: server.URL, Format: "payload"}))
+	p := bridgetest.RunPump(t, newSink(t, webhook.Config{URL: server.URL, Format: "payload"}))
 	e := events(1, 1)[0]
 	e.Payload = bytes.Repeat([]byte("x"), 100<<10)
-	log.Append(e)
-	until(t, "it is delivered", func() bool { return p.Status().Delivered == 1 })
+	p.Log.Append(e)
+	bridgetest.Until(t, "it is delivered", func() bool { return p.Status().Delivered == 1 })
 }
 
 // Through a proxy, under TLS with a certificate on both sides, over HTTP/2.
@@ -209,10 +210,10 @@ func TestProxyAndClientCertificate(t *testing.T) {
 		Proxy:  "http://user:pw@" + proxy.Listener.Addr().String(),
 		CAFile: caFile(t, r.Server), CertFile: pemFile(t, "CERTIFICATE", cert), KeyFile: pemFile(t, "PRIVATE KEY", private),
 	}}
-	s := send(t, newSink(t, c), events(1, 3)...)
-	for _, o := range s.outcomes(3) {
-		if o.err != nil {
-			t.Error(o.err)
+	s := bridgetest.Send(t, newSink(t, c), events(1, 3)...)
+	for _, o := range s.Outcomes(3) {
+		if o.Err != nil {
+			t.Error(o.Err)
 		}
 	}
 	if got := <-asked; got != r.Listener.Addr().String() || len(asked) != 0 {
@@ -223,11 +224,11 @@ func TestProxyAndClientCertificate(t *testing.T) {
 	}
 
 	c.CertFile, c.KeyFile = "", ""
-	if err := send(t, newSink(t, c), events(1, 1)...).end(); err == nil { // what it is depends on how far TLS 1.3 is by then
+	if err := bridgetest.Send(t, newSink(t, c), events(1, 1)...).End(); err == nil { // what it is depends on how far TLS 1.3 is by then
 		t.Error("without a certificate it ended well")
 	}
 	c.CAFile = ""
-	if err := send(t, newSink(t, c)).end(); err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
+	if err := bridgetest.Send(t, newSink(t, c)).End(); err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
 		t.Errorf("without the authority: %v", err)
 	}
 }
@@ -256,7 +257,7 @@ func tunnel(w http.ResponseWriter, r *http.Request, asked chan<- string) {
 // What a bare payload does not say stands in headers.
 func TestPayloadFormat(t *testing.T) {
 	r := start(t, nil)
-	s := send(t, newSink(t, webhook.Config{URL: r.URL, Format: "payload"}))
+	s := bridgetest.Send(t, newSink(t, webhook.Config{URL: r.URL, Format: "payload"}))
 	for _, e := range []*gateway.Event{
 		{Topic: "plant1/kessel ü%/t", Payload: []byte("21.5"), Accepted: accepted, Source: accepted.Add(-time.Second), Quality: gateway.Uncertain,
 			Origin:         gateway.Origin{ID: "dev 1"},
@@ -267,11 +268,11 @@ func TestPayloadFormat(t *testing.T) {
 		{Topic: "x", Payload: []byte("{}"), ContentType: "as\r\nyou: like", Accepted: accepted},
 		{Topic: "x", Accepted: accepted},
 	} {
-		s.events <- e
+		s.Events <- e
 	}
-	for _, o := range s.outcomes(6) {
-		if o.err != nil {
-			t.Error(o.err)
+	for _, o := range s.Outcomes(6) {
+		if o.Err != nil {
+			t.Error(o.Err)
 		}
 	}
 	all := r.requests()
@@ -302,19 +303,19 @@ func TestPayloadFormat(t *testing.T) {
 func TestTemplateOfOneEvent(t *testing.T) {
 	r := start(t, nil)
 	c := webhook.Config{URL: r.URL, MaxEvents: 10, Linger: time.Minute, Body: `{{.ID}} {{.Level 2}} {{.Level -1}} {{json .Value}} {{.Value.t}} {{.Time}} {{.Time.Unix}} {{json .Payload}} {{.Quality}}`}
-	s := send(t, newSink(t, c))
+	s := bridgetest.Send(t, newSink(t, c))
 	for i, payload := range []string{`{"t":1.50,"u":"<"}`, "no JSON", `{}`, `{"t":2} x`} {
 		e := events(i+1, 1)[0]
 		e.Payload = []byte(payload)
-		s.events <- e
+		s.Events <- e
 	}
-	close(s.events)
-	if err := s.end(); err != nil {
-		t.Fatal(err)
+	done, err := s.Finish()
+	if err != nil || len(done) != 4 {
+		t.Fatalf("%v, %d outcomes", err, len(done))
 	}
-	for _, o := range s.outcomes(4) {
-		if errors.Is(o.err, gateway.ErrInvalid) != (o.event.Offset > 1) {
-			t.Errorf("event %d: %v", o.event.Offset, o.err)
+	for _, o := range done {
+		if errors.Is(o.Err, gateway.ErrInvalid) != (o.Event.Offset > 1) {
+			t.Errorf("event %d: %v", o.Event.Offset, o.Err)
 		}
 	}
 	want := `test-gw/e1-1 boiler temperature {"t":1.50,"u":"<"} 1.50 2026-11-23T12:00:00.123456789Z 1795435200 "{\"t\":1.50,\"u\":\"<\"}" good`

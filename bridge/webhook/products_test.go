@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/webhook"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
@@ -56,19 +57,19 @@ func pageConfig(t *testing.T, uplink, host string) webhook.Config {
 // deliver sends payloads, each on a topic, and fails if one is refused.
 func deliver(t *testing.T, c webhook.Config, topicAndPayload ...[2]string) {
 	t.Helper()
-	s := send(t, newSink(t, c))
+	s := bridgetest.Send(t, newSink(t, c))
 	for i, p := range topicAndPayload {
 		e := events(i+1, 1)[0]
 		e.Topic, e.Payload = p[0], []byte(p[1])
-		s.events <- e
+		s.Events <- e
 	}
-	close(s.events)
-	if err := s.end(); err != nil {
-		t.Fatal(err)
+	done, err := s.Finish()
+	if err != nil || len(done) != len(topicAndPayload) {
+		t.Fatalf("%v, %d outcomes", err, len(done))
 	}
-	for _, o := range s.outcomes(len(topicAndPayload)) {
-		if o.err != nil {
-			t.Errorf("%s: %v", o.event.Topic, o.err)
+	for _, o := range done {
+		if o.Err != nil {
+			t.Errorf("%s: %v", o.Event.Topic, o.Err)
 		}
 	}
 }
@@ -285,9 +286,9 @@ func TestProductRefuses(t *testing.T) {
 		http.Error(w, `{"code":"invalid","message":"field type conflict"}`, http.StatusBadRequest)
 	})
 	c := pageConfig(t, "influx", r.Listener.Addr().String())
-	s := send(t, newSink(t, c), events(1, 1)...)
-	close(s.events)
-	if o := s.outcomes(1)[0]; !errors.Is(o.err, gateway.ErrInvalid) || !strings.Contains(o.err.Error(), "field type conflict") {
-		t.Error(o.err)
+	s := bridgetest.Send(t, newSink(t, c), events(1, 1)...)
+	done, err := s.Finish()
+	if err != nil || len(done) != 1 || !errors.Is(done[0].Err, gateway.ErrInvalid) || !strings.Contains(done[0].Err.Error(), "field type conflict") {
+		t.Errorf("%v, %v", done, err)
 	}
 }

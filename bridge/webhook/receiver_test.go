@@ -146,22 +146,22 @@ func TestRecipe(t *testing.T) {
 			URL: "http://" + proxy.Addr(), MaxEvents: maxEvents, AckTimeout: 500 * time.Millisecond,
 			Secrets: []string{"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", exampleSecret}, // in the middle of a change
 		})
-		p, log := pump(t, s)
+		p := bridgetest.RunPump(t, s)
 		count := func() int {
 			mu.Lock()
 			defer mu.Unlock()
 			return stored
 		}
 		const n = 60
-		log.Append(events(1, n/2)...)
-		until(t, "some are stored", func() bool { return count() >= 10 })
+		p.Log.Append(events(1, n/2)...)
+		bridgetest.Until(t, "some are stored", func() bool { return count() >= 10 })
 		proxy.LoseAnswers()
 		before := count()
-		until(t, "more are stored, unanswered", func() bool { return count() > before })
+		bridgetest.Until(t, "more are stored, unanswered", func() bool { return count() > before })
 		proxy.Cut()
 		proxy.Heal()
-		log.Append(events(1+n/2, n/2)...)
-		until(t, "all are delivered", func() bool { return p.Status().Delivered == n })
+		p.Log.Append(events(1+n/2, n/2)...)
+		bridgetest.Until(t, "all are delivered", func() bool { return p.Status().Delivered == n })
 		out, err := db("SELECT count(*) || ' ' || group_concat(payload) FROM (SELECT json_extract(body, '$.payload') AS payload FROM readings ORDER BY rowid)")
 		var want []string
 		for _, e := range events(1, n) {
@@ -175,7 +175,7 @@ func TestRecipe(t *testing.T) {
 		}
 
 		other := newSink(t, webhook.Config{URL: server.URL, Secrets: []string{"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"}})
-		if err := send(t, other, events(99, 1)...).end(); err == nil || !strings.Contains(err.Error(), "401 Unauthorized: unknown signature") {
+		if err := bridgetest.Send(t, other, events(99, 1)...).End(); err == nil || !strings.Contains(err.Error(), "401 Unauthorized: unknown signature") {
 			t.Errorf("with another secret: %v", err)
 		}
 	}

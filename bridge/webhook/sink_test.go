@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/bridge"
+	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/dial"
 	"github.com/weir-iot/weir/bridge/webhook"
 	"github.com/weir-iot/weir/gateway"
@@ -64,17 +65,7 @@ func TestConfig(t *testing.T) {
 		{with(func(c *webhook.Config) { c.Headers = map[string]string{"A-B": "1", "a-b": "2"} }), "headers: A-B and a-b are the same header"},
 	} {
 		_, err := webhook.New(c.c, "gw")
-		got := ""
-		if err != nil {
-			got = err.Error()
-			var placed *gateway.KeyError
-			if !errors.As(err, &placed) || !errors.Is(err, gateway.ErrInvalid) {
-				t.Errorf("%v: not placed, or not invalid", err)
-			}
-		}
-		if got != c.want {
-			t.Errorf("%+v: %q, not %q", c.c, got, c.want)
-		}
+		bridgetest.CheckConfig(t, c.c, err, c.want)
 	}
 }
 
@@ -116,14 +107,14 @@ func TestAnswers(t *testing.T) {
 				fmt.Fprint(w, c.body)
 			}
 		})
-		s := send(t, newSink(t, webhook.Config{URL: r.URL + "/hook"}), events(1, 1)...)
+		s := bridgetest.Send(t, newSink(t, webhook.Config{URL: r.URL + "/hook"}), events(1, 1)...)
 		if c.reason == "" || c.poison {
-			o := s.outcomes(1)[0]
-			if (o.err != nil) != c.poison || errors.Is(o.err, gateway.ErrInvalid) != c.poison || c.poison && o.err.Error() != c.reason {
-				t.Errorf("%d: %v", c.status, o.err)
+			o := s.Outcomes(1)[0]
+			if (o.Err != nil) != c.poison || errors.Is(o.Err, gateway.ErrInvalid) != c.poison || c.poison && o.Err.Error() != c.reason {
+				t.Errorf("%d: %v", c.status, o.Err)
 			}
-		} else if err := s.end(); err == nil || err.Error() != c.reason || errors.Is(err, gateway.ErrInvalid) || len(s.done) != 0 {
-			t.Errorf("%d: %v, not %s; %d outcomes", c.status, err, c.reason, len(s.done))
+		} else if done, err := s.Finish(); err == nil || err.Error() != c.reason || errors.Is(err, gateway.ErrInvalid) || len(done) != 0 {
+			t.Errorf("%d: %v, not %s; %d outcomes", c.status, err, c.reason, len(done))
 		}
 		for _, got := range r.requests() {
 			if got.path != "/hook" {
@@ -149,9 +140,9 @@ func TestRetryAfter(t *testing.T) {
 				came = time.Now()
 			}
 		})
-		p, log := pump(t, newSink(t, webhook.Config{URL: r.URL}))
-		log.Append(events(1, 1)...)
-		until(t, "it is delivered", func() bool { return p.Status().Delivered == 1 })
+		p := bridgetest.RunPump(t, newSink(t, webhook.Config{URL: r.URL}))
+		p.Log.Append(events(1, 1)...)
+		bridgetest.Until(t, "it is delivered", func() bool { return p.Status().Delivered == 1 })
 		if n := len(r.requests()); n != 2 {
 			t.Errorf("%d requests", n)
 		}
@@ -167,9 +158,9 @@ func TestStopInRetryAfter(t *testing.T) {
 		w.Header().Set("Retry-After", "3600")
 		w.WriteHeader(http.StatusServiceUnavailable)
 	})
-	p, log := pump(t, newSink(t, webhook.Config{URL: r.URL}))
-	log.Append(events(1, 1)...)
-	until(t, "it is throttled", func() bool { return p.Status().State == bridge.LinkThrottled })
+	p := bridgetest.RunPump(t, newSink(t, webhook.Config{URL: r.URL}))
+	p.Log.Append(events(1, 1)...)
+	bridgetest.Until(t, "it is throttled", func() bool { return p.Status().State == bridge.LinkThrottled })
 	if s := p.Status(); time.Until(s.NextAttempt) < 59*time.Minute || s.Failures != 1 || len(r.requests()) != 1 {
 		t.Errorf("%+v, %d requests", s.Circuit, len(r.requests()))
 	}
@@ -178,10 +169,10 @@ func TestStopInRetryAfter(t *testing.T) {
 // After 410 nothing is sent, nothing is lost, and the reason stays.
 func TestGone(t *testing.T) {
 	r := start(t, func(w http.ResponseWriter, _ *request, _ int) { w.WriteHeader(http.StatusGone) })
-	p, log := pump(t, newSink(t, webhook.Config{URL: r.URL, MaxEvents: 10}))
-	log.Append(events(1, 5)...)
-	until(t, "it is seen", func() bool { return p.Status().State == bridge.LinkDisabled })
-	log.Append(events(6, 5)...)
+	p := bridgetest.RunPump(t, newSink(t, webhook.Config{URL: r.URL, MaxEvents: 10}))
+	p.Log.Append(events(1, 5)...)
+	bridgetest.Until(t, "it is seen", func() bool { return p.Status().State == bridge.LinkDisabled })
+	p.Log.Append(events(6, 5)...)
 	if st := p.Status(); len(r.requests()) != 1 || st.Delivered != 0 || st.Dead != 0 || st.Up || st.Position.Offset != 0 ||
 		!st.NextAttempt.IsZero() || !strings.Contains(st.Reason, "410 Gone") {
 		t.Errorf("%d requests, %+v", len(r.requests()), st)
@@ -205,11 +196,11 @@ func TestPoisonInABatch(t *testing.T) {
 		}
 	})
 	c := webhook.Config{URL: r.URL, MaxEvents: 8, Linger: time.Minute, Body: `:{{.Payload}},`}
-	s := send(t, newSink(t, c), events(1, 8)...)
-	for _, o := range s.outcomes(8) {
-		n := o.event.Offset
-		if errors.Is(o.err, gateway.ErrInvalid) != (n == 3 || n == 8) {
-			t.Errorf("event %d: %v", n, o.err)
+	s := bridgetest.Send(t, newSink(t, c), events(1, 8)...)
+	for _, o := range s.Outcomes(8) {
+		n := o.Event.Offset
+		if errors.Is(o.Err, gateway.ErrInvalid) != (n == 3 || n == 8) {
+			t.Errorf("event %d: %v", n, o.Err)
 		}
 	}
 	want := []string{
@@ -231,17 +222,16 @@ func TestSameBatchAgain(t *testing.T) {
 		}
 	})
 	s := newSink(t, webhook.Config{URL: r.URL, MaxEvents: 8, Compression: "gzip", Linger: time.Minute})
-	c := send(t, s, events(1, 5)...) // 1: fails
-	close(c.events)
-	c.end()
-	send(t, s, events(1, 20)...).end() // 2: fails
-	c = send(t, s, events(1, 20)...)   // 3: the five. 4: eight more, refused. 5: half of them. 6: the other half, fails
-	if got := c.outcomes(9); got[8].err != nil || got[8].event.Offset != 9 {
+	c := bridgetest.Send(t, s, events(1, 5)...) // 1: fails
+	c.Finish()
+	bridgetest.Send(t, s, events(1, 20)...).End() // 2: fails
+	c = bridgetest.Send(t, s, events(1, 20)...)   // 3: the five. 4: eight more, refused. 5: half of them. 6: the other half, fails
+	if got := c.Outcomes(9); got[8].Err != nil || got[8].Event.Offset != 9 {
 		t.Errorf("%+v", got[8])
 	}
-	c.end()
-	c = send(t, s, events(10, 30)...) // 7: the other half. 8: eight new ones
-	c.outcomes(12)
+	c.End()
+	c = bridgetest.Send(t, s, events(10, 30)...) // 7: the other half. 8: eight new ones
+	c.Outcomes(12)
 	want := []string{
 		"test-gw/e1-1/e1-5/5", "test-gw/e1-1/e1-5/5", "test-gw/e1-1/e1-5/5",
 		"test-gw/e1-6/e1-13/8", "test-gw/e1-6/e1-9/4", "test-gw/e1-10/e1-13/4", "test-gw/e1-10/e1-13/4", "test-gw/e1-14/e1-21/8",
@@ -266,9 +256,8 @@ func TestBatchThatExpired(t *testing.T) {
 	})
 	s := newSink(t, webhook.Config{URL: r.URL, MaxEvents: 4, Linger: time.Minute})
 	for _, batch := range [][]*gateway.Event{events(1, 4), append(events(1, 2), events(5, 1)...), events(7, 1)} { // 3, 4 and 5 expire
-		c := send(t, s, batch...)
-		close(c.events)
-		c.end()
+		c := bridgetest.Send(t, s, batch...)
+		c.Finish()
 	}
 	want := []string{"test-gw/e1-1/e1-4/4", "test-gw/e1-1/e1-2/2", "test-gw/e1-5", "test-gw/e1-7"}
 	if got := ids(r.requests()); !slices.Equal(got, want) {
@@ -280,15 +269,14 @@ func TestBatchThatExpired(t *testing.T) {
 func TestBatchLimits(t *testing.T) {
 	r := start(t, nil)
 	c := webhook.Config{URL: r.URL, MaxEvents: 3, MaxBytes: 1024, Linger: time.Minute, Body: "{{.Payload}}", BatchSeparator: ";"}
-	s := send(t, newSink(t, c))
+	s := bridgetest.Send(t, newSink(t, c))
 	sizes := []int{500, 500, 500, 3000, 1024, 511, 512, 1, 1, 1, 1}
 	for i, e := range events(1, len(sizes)) {
 		e.Payload = []byte(strings.Repeat("x", sizes[i]))
-		s.events <- e
+		s.Events <- e
 	}
-	close(s.events)
-	if err := s.end(); err != nil || len(s.done) != len(sizes) {
-		t.Errorf("%v, %d outcomes", err, len(s.done))
+	if done, err := s.Finish(); err != nil || len(done) != len(sizes) {
+		t.Errorf("%v, %d outcomes", err, len(done))
 	}
 	var got []int
 	for _, r := range r.requests() {

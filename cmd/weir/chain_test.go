@@ -13,27 +13,17 @@ import (
 // One Weir sends to the next, over WebSocket on its HTTP port, and renames topics; it is
 // killed on the way and comes back. Everything arrives, in order, under the first one's ids.
 func TestChain(t *testing.T) {
-	far, farMQTT, farHTTP := writeConfig(t, "")
-	near, nearMQTT, _ := writeConfig(t, fmt.Sprintf(`uplinks:
+	far := startRig(t, "")
+	near := startRig(t, fmt.Sprintf(`uplinks:
   next: {sink: mqtt, url: "ws://%s", topic: "plants/{gateway}/{topic}", strip_prefix: bench, ack_timeout: 2s}
 routes:
   all: {topics: ["bench/#"], uplink: next}
-`, farHTTP))
-	startProcess(t, "weir", "-c", far, "run")
-	sender := startProcess(t, "weir", "-c", near, "run")
-	for _, address := range []string{farMQTT, nearMQTT} {
-		if err := waitListening("tcp", address); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got := bridgetest.Collect(t, farMQTT, "plants/#")
-	publishMany(t, nearMQTT, 200, 50)
-	sender.kill()
-	startProcess(t, "weir", "-c", near, "run")
-	if err := waitListening("tcp", nearMQTT); err != nil {
-		t.Fatal(err)
-	}
-	publishMany(t, nearMQTT, 200, 50)
+`, far.http))
+	got := bridgetest.Collect(t, far.mqtt, "plants/#")
+	publishMany(t, near.mqtt, 200, 50)
+	near.kill()
+	near.start()
+	publishMany(t, near.mqtt, 200, 50)
 
 	deadline := time.Now().Add(30 * time.Second)
 	var order []string

@@ -82,22 +82,58 @@ func (c *client) do(ctx context.Context, method, path string, body any, header h
 	return nil, fmt.Errorf("the gateway says: %s", problem.Detail)
 }
 
-// get decodes the JSON answer at path into v.
-func (c *client) get(ctx context.Context, path string, v any) error {
-	return c.ask(ctx, http.MethodGet, path, nil, v)
-}
-
-// ask sends a request, with body as JSON if it is not nil, and decodes the JSON answer into v.
-func (c *client) ask(ctx context.Context, method, path string, body, v any) error {
+// ask sends a request, with body as JSON if it is not nil, and returns what the JSON answer says.
+func ask[T any](ctx context.Context, c *client, method, path string, body any) (answer T, err error) {
 	resp, err := c.do(ctx, method, path, body, nil)
 	if err != nil {
-		return err
+		return answer, err
 	}
 	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
-		return fmt.Errorf("read the gateway's answer: %w", err)
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return answer, fmt.Errorf("read the gateway's answer: %w", err)
 	}
-	return nil
+	return answer, nil
+}
+
+// question is a command that asks the running gateway, and prints the answer for people, or with --json
+// for machines.
+type question[T any] struct {
+	ask   func(c *client, cmd *cobra.Command, given []string) (T, error)
+	show  func(out io.Writer, answer T) error
+	judge func(T) error // of what is printed; nil: every answer is a success
+}
+
+// command is cmd with the flag and what it runs.
+func (q question[T]) command(o *options, cmd *cobra.Command) *cobra.Command {
+	var asJSON bool
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.RunE = func(cmd *cobra.Command, given []string) error {
+		c, err := newClient(o)
+		if err != nil {
+			return err
+		}
+		answer, err := q.ask(c, cmd, given)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			err = printJSON(cmd, answer)
+		} else {
+			err = q.show(cmd.OutOrStdout(), answer)
+		}
+		if err == nil && q.judge != nil {
+			err = q.judge(answer)
+		}
+		return err
+	}
+	return cmd
+}
+
+// at asks for what is at path.
+func at[T any](path string) func(*client, *cobra.Command, []string) (T, error) {
+	return func(c *client, cmd *cobra.Command, _ []string) (T, error) {
+		return ask[T](cmd.Context(), c, http.MethodGet, path, nil)
+	}
 }
 
 // printJSON prints v for machines.

@@ -10,25 +10,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/firmware-sim/sim/mqttclient"
 )
-
-// waitFor looks until ok, for as long as a slow machine may take.
-func waitFor(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(startTimeout); !ok(); {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, startTimeout)
-		}
-		select {
-		case <-time.After(20 * time.Millisecond): // between two looks
-		case <-t.Context().Done():
-		}
-	}
-}
 
 // publishSome publishes payloads first to last at QoS 1, in turn to bench/0 and bench/1.
 func publishSome(t *testing.T, address string, first, last int) {
@@ -70,26 +55,19 @@ func TestConsumersRecipe(t *testing.T) {
 
 	far := bridgetest.StartMosquitto(t)
 	link := bridgetest.NewProxy(t, far.Addr)
-	conf, mqtt, _ := writeConfig(t, fmt.Sprintf("uplinks:\n  far: {sink: mqtt, url: \"mqtt://%s\", ack_timeout: 2s}\nroutes:\n  all: {topics: [\"bench/#\"], uplink: far}\n", link.Addr()))
+	weir := startRig(t, fmt.Sprintf("uplinks:\n  far: {sink: mqtt, url: \"mqtt://%s\", ack_timeout: 2s}\nroutes:\n  all: {topics: [\"bench/#\"], uplink: far}\n", link.Addr()))
 	arrived := bridgetest.Collect(t, far.Addr, "bench/#")
-	weir := startProcess(t, "weir", "-c", conf, "run")
-	if err := waitListening("tcp", mqtt); err != nil {
-		t.Fatal(err)
-	}
 	const n = 60
-	publishSome(t, mqtt, 1, n/3)
-	waitFor(t, "the first have arrived", func() bool { return len(arrived.Arrivals()) >= n/3 })
+	publishSome(t, weir.mqtt, 1, n/3)
+	bridgetest.Until(t, "the first have arrived", func() bool { return len(arrived.Arrivals()) >= n/3 })
 	link.LoseAnswers()
-	publishSome(t, mqtt, n/3+1, 2*n/3)
-	waitFor(t, "they arrive, and nobody hears of it", func() bool { return len(arrived.Arrivals()) >= 2*n/3 })
+	publishSome(t, weir.mqtt, n/3+1, 2*n/3)
+	bridgetest.Until(t, "they arrive, and nobody hears of it", func() bool { return len(arrived.Arrivals()) >= 2*n/3 })
 	weir.kill()
 	link.Cut()
 	link.Heal()
-	startProcess(t, "weir", "-c", conf, "run")
-	if err := waitListening("tcp", mqtt); err != nil {
-		t.Fatal(err)
-	}
-	publishSome(t, mqtt, 2*n/3+1, n)
+	weir.start()
+	publishSome(t, weir.mqtt, 2*n/3+1, n)
 	ids := func() int {
 		seen := map[string]bool{}
 		for _, a := range arrived.Arrivals() {
@@ -97,7 +75,7 @@ func TestConsumersRecipe(t *testing.T) {
 		}
 		return len(seen)
 	}
-	waitFor(t, "all have arrived", func() bool { return ids() == n && len(arrived.Arrivals()) >= n+n/3 })
+	bridgetest.Until(t, "all have arrived", func() bool { return ids() == n && len(arrived.Arrivals()) >= n+n/3 })
 
 	arrivals := arrived.Arrivals()
 	backwards := make([]bridgetest.Arrival, len(arrivals))

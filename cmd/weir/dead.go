@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -33,8 +35,12 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 }
 
 func deadListCommand(o *options) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
+	return question[[]web.DeadLetter]{
+		ask: func(c *client, cmd *cobra.Command, given []string) ([]web.DeadLetter, error) {
+			return ask[[]web.DeadLetter](cmd.Context(), c, http.MethodGet, "/api/dead?"+lettersOf(strings.Join(given, "")).query(), nil)
+		},
+		show: printLetters,
+	}.command(o, &cobra.Command{
 		Use:   "list [UPLINK[/ROUTE]]",
 		Short: "List dead letters, oldest first",
 		Long: `List dead letters, oldest first in each route, with the reason that the far end gave.
@@ -42,41 +48,29 @@ func deadListCommand(o *options) *cobra.Command {
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
 		Example: "  weir queue dead list\n  weir queue dead list cloud/telemetry --json",
 		Args:    args(0, 1, "at most one uplink, or uplink/route"),
-		RunE: func(cmd *cobra.Command, given []string) error {
-			c, err := newClient(o)
-			if err != nil {
-				return err
-			}
-			of := ""
-			if len(given) > 0 {
-				of = given[0]
-			}
-			all := []web.DeadLetter{}
-			if err := c.get(cmd.Context(), "/api/dead?"+lettersOf(of).query(), &all); err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd, all)
-			}
-			if len(all) == 0 {
-				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no dead letters")
-				return err
-			}
-			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "ID\tUPLINK\tROUTE\tREFUSED\tTOPIC\tBYTES\tREASON")
-			for _, l := range all {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", l.ID, l.Uplink, l.Route, l.Refused.Local().Format(time.DateTime), l.Topic, l.Bytes, l.Reason)
-			}
-			return w.Flush()
-		},
+	})
+}
+
+func printLetters(out io.Writer, all []web.DeadLetter) error {
+	if len(all) == 0 {
+		_, err := fmt.Fprintln(out, "no dead letters")
+		return err
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tUPLINK\tROUTE\tREFUSED\tTOPIC\tBYTES\tREASON")
+	for _, l := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", l.ID, l.Uplink, l.Route, l.Refused.Local().Format(time.DateTime), l.Topic, l.Bytes, l.Reason)
+	}
+	return w.Flush()
 }
 
 func deadShowCommand(o *options) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
+	return question[[]web.DeadLetter]{
+		ask: func(c *client, cmd *cobra.Command, given []string) ([]web.DeadLetter, error) {
+			return ask[[]web.DeadLetter](cmd.Context(), c, http.MethodGet, "/api/dead/"+idPath(given[0]), nil)
+		},
+		show: printWhole,
+	}.command(o, &cobra.Command{
 		Use:   "show ID",
 		Short: "Show a dead letter with its event",
 		Long: `Show a dead letter with its event. An event may be a dead letter of several uplinks.
@@ -84,33 +78,21 @@ func deadShowCommand(o *options) *cobra.Command {
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
 		Example: "  weir queue dead show plant1-gw7/abcdefgh-1234",
 		Args:    args(1, 1, "an event's id"),
-		RunE: func(cmd *cobra.Command, given []string) error {
-			c, err := newClient(o)
-			if err != nil {
-				return err
-			}
-			var all []web.DeadLetter
-			if err := c.get(cmd.Context(), "/api/dead/"+idPath(given[0]), &all); err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd, all)
-			}
-			for _, l := range all {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s\nuplink %s, route %s, refused %s: %s\n", l.ID, l.Uplink, l.Route, l.Refused.Local().Format(time.DateTime), l.Reason)
-				face, err := json.Marshal(l.Face)
-				if err == nil {
-					err = printFace(cmd.OutOrStdout(), string(face))
-				}
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		},
+	})
+}
+
+func printWhole(out io.Writer, all []web.DeadLetter) error {
+	for _, l := range all {
+		fmt.Fprintf(out, "%s\nuplink %s, route %s, refused %s: %s\n", l.ID, l.Uplink, l.Route, l.Refused.Local().Format(time.DateTime), l.Reason)
+		face, err := json.Marshal(l.Face)
+		if err == nil {
+			err = printFace(out, string(face))
+		}
+		if err != nil {
+			return err
+		}
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+	return nil
 }
 
 // letters is which dead letters a command is about.
@@ -156,8 +138,26 @@ func chooseLetters(cmd *cobra.Command, all string, given []string) (letters, err
 func deadRetryCommand(o *options) *cobra.Command {
 	var all string
 	var patience time.Duration
-	var asJSON bool
-	cmd := &cobra.Command{
+	cmd := question[[]web.Replay]{
+		ask: func(c *client, cmd *cobra.Command, given []string) ([]web.Replay, error) {
+			which, err := chooseLetters(cmd, all, given)
+			if err != nil {
+				return nil, err
+			}
+			begun, err := ask[[]web.Replay](cmd.Context(), c, http.MethodPost, "/api/dead/retry", which)
+			if err != nil {
+				return nil, err
+			}
+			return c.await(cmd.Context(), begun, patience)
+		},
+		show: printRetried,
+		judge: func(begun []web.Replay) error {
+			if slices.ContainsFunc(begun, func(r web.Replay) bool { return r.Delivered < r.Events }) {
+				return exitf(exitFailed, "not all were delivered")
+			}
+			return nil
+		},
+	}.command(o, &cobra.Command{
 		Use:   "retry ID | --all UPLINK[/ROUTE]",
 		Short: "Send dead letters again",
 		Long: `Send dead letters again, under the ids they have, beside what is live: they come out of order. One
@@ -171,51 +171,22 @@ Exit codes: 0 all were delivered, 1 some were not, or the command failed, 2 usag
 4 gateway not reachable.`,
 		Example: `  weir queue dead retry plant1-gw7/abcdefgh-1234
   weir queue dead retry --all cloud`,
-		RunE: func(cmd *cobra.Command, given []string) error {
-			which, err := chooseLetters(cmd, all, given)
-			if err != nil {
-				return err
-			}
-			c, err := newClient(o)
-			if err != nil {
-				return err
-			}
-			var begun []web.Replay
-			if err := c.ask(cmd.Context(), http.MethodPost, "/api/dead/retry", which, &begun); err != nil {
-				return err
-			}
-			if begun, err = c.await(cmd.Context(), begun, patience); err != nil {
-				return err
-			}
-			if asJSON {
-				err = printJSON(cmd, begun)
-			} else {
-				err = printRetried(cmd, begun)
-			}
-			for _, r := range begun {
-				if err == nil && r.Delivered < r.Events {
-					err = exitf(exitFailed, "not all were delivered")
-				}
-			}
-			return err
-		},
-	}
+	})
 	cmd.Flags().StringVar(&all, "all", "", "all of an `UPLINK`, or of UPLINK/ROUTE")
 	cmd.Flags().DurationVar(&patience, "wait", 30*time.Second, "how long to wait for the outcome")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func printRetried(cmd *cobra.Command, all []web.Replay) error {
+func printRetried(out io.Writer, all []web.Replay) error {
 	if len(all) == 0 {
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), "no dead letters")
+		_, err := fmt.Fprintln(out, "no dead letters")
 		return err
 	}
 	for _, r := range all {
-		fmt.Fprintf(cmd.OutOrStdout(), "%s/%s: of %d dead letters %d were delivered, %d were refused again, %d have expired, %d are on their way\n",
+		fmt.Fprintf(out, "%s/%s: of %d dead letters %d were delivered, %d were refused again, %d have expired, %d are on their way\n",
 			r.Uplink, r.Route, r.Events, r.Delivered, r.Refused, r.Expired, r.Events-r.Delivered-r.Refused-r.Expired)
 		if r.LastReason != "" {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s/%s: refused: %s\n", r.Uplink, r.Route, r.LastReason)
+			fmt.Fprintf(out, "%s/%s: refused: %s\n", r.Uplink, r.Route, r.LastReason)
 		}
 	}
 	return nil
@@ -228,8 +199,8 @@ func (c *client) await(ctx context.Context, all []web.Replay, patience time.Dura
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		var now []web.Replay
-		if err := c.get(ctx, "/api/replays", &now); err != nil {
+		now, err := ask[[]web.Replay](ctx, c, http.MethodGet, "/api/replays", nil)
+		if err != nil {
 			if ctx.Err() == context.DeadlineExceeded {
 				return all, nil
 			}
@@ -258,8 +229,26 @@ func (c *client) await(ctx context.Context, all []web.Replay, patience time.Dura
 
 func deadDropCommand(o *options) *cobra.Command {
 	var all string
-	var asJSON bool
-	cmd := &cobra.Command{
+	type answer struct {
+		Dropped int `json:"dropped"`
+	}
+	cmd := question[answer]{
+		ask: func(c *client, cmd *cobra.Command, given []string) (answer, error) {
+			which, err := chooseLetters(cmd, all, given)
+			if err != nil {
+				return answer{}, err
+			}
+			path := "/api/dead"
+			if which.ID != "" {
+				path += "/" + idPath(which.ID)
+			}
+			return ask[answer](cmd.Context(), c, http.MethodDelete, path+"?"+which.query(), nil)
+		},
+		show: func(out io.Writer, a answer) error {
+			_, err := fmt.Fprintf(out, "dropped %d\n", a.Dropped)
+			return err
+		},
+	}.command(o, &cobra.Command{
 		Use:   "drop ID | --all UPLINK[/ROUTE]",
 		Short: "Forget dead letters",
 		Long: `Forget dead letters. They are gone then, and count as dropped in the ledger.
@@ -267,33 +256,7 @@ func deadDropCommand(o *options) *cobra.Command {
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
 		Example: `  weir queue dead drop plant1-gw7/abcdefgh-1234
   weir queue dead drop --all cloud/telemetry`,
-		RunE: func(cmd *cobra.Command, given []string) error {
-			which, err := chooseLetters(cmd, all, given)
-			if err != nil {
-				return err
-			}
-			c, err := newClient(o)
-			if err != nil {
-				return err
-			}
-			path := "/api/dead"
-			if which.ID != "" {
-				path += "/" + idPath(which.ID)
-			}
-			var answer struct {
-				Dropped int `json:"dropped"`
-			}
-			if err := c.ask(cmd.Context(), http.MethodDelete, path+"?"+which.query(), nil, &answer); err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd, answer)
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "dropped %d\n", answer.Dropped)
-			return err
-		},
-	}
+	})
 	cmd.Flags().StringVar(&all, "all", "", "all of an `UPLINK`, or of UPLINK/ROUTE")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rabbitmq/amqp091-go"
 
@@ -60,16 +59,15 @@ func tellRabbitMQ(addr string, messages ...bridgetest.Message) error {
 }
 
 func checkDownlink(t *testing.T, uplink string, tell func(...bridgetest.Message) error) {
-	conf, local, _ := writeConfig(t, fmt.Sprintf(`uplinks:
+	near := startRig(t, fmt.Sprintf(`uplinks:
   cloud: {%s}
 routes:
   all: {topics: ["#"], uplink: cloud}
 downlinks:
   commands: {uplink: cloud, topics: ["test-gw/cmd/#"], strip_prefix: test-gw, ttl: 10m}
 `, uplink))
-	near := startProcess(t, "weir", "-c", conf, "run")
 	look := func(into any, command string) error {
-		out, err := exec.Command("weir", "-c", conf, command, "--json").Output()
+		out, err := exec.Command("weir", "-c", near.conf, command, "--json").Output()
 		if err == nil {
 			err = json.Unmarshal(out, into)
 		}
@@ -80,19 +78,14 @@ downlinks:
 	}
 	waitUp := func() {
 		t.Helper()
-		for end := time.Now().Add(startTimeout); ; {
+		bridgetest.Until(t, "the downlink is up", func() bool {
 			var q struct{ Downlinks []web.Downlink }
 			err := look(&q, "queue") // the socket may not be there yet
-			if err == nil && len(q.Downlinks) == 1 && q.Downlinks[0].Up {
-				return
-			}
-			if time.Now().After(end) {
-				t.Fatalf("not up: %+v, %v", q, err)
-			}
-		}
+			return err == nil && len(q.Downlinks) == 1 && q.Downlinks[0].Up
+		})
 	}
 	waitUp()
-	device := bridgetest.Collect(t, local, "cmd/#")
+	device := bridgetest.Collect(t, near.mqtt, "cmd/#")
 	n := 0
 	for range 6 {
 		var batch []bridgetest.Message
@@ -103,32 +96,23 @@ downlinks:
 		told := make(chan error, 1)
 		go func() { told <- tell(batch...) }()
 		before := len(device.Published())
-		for end := time.Now().Add(startTimeout); len(device.Published()) < before+10; { // in the middle of them
-			if time.Now().After(end) {
-				t.Fatal("no commands come")
-			}
-			time.Sleep(time.Millisecond)
-		}
+		bridgetest.Until(t, "it is in the middle of them", func() bool { return len(device.Published()) >= before+10 })
 		near.kill()
 		if err := <-told; err != nil {
 			t.Fatal(err)
 		}
-		near = startProcess(t, "weir", "-c", conf, "run")
+		near.start()
 		waitUp()
 	}
 	var l web.Ledger
-	for end := time.Now().Add(startTimeout); ; {
+	bridgetest.Until(t, "every command is kept from going up", func() bool {
 		if err := look(&l, "ledger"); err != nil {
 			t.Fatal(err)
 		}
-		if len(l.Routes) == 1 && l.Routes[0].Filtered == uint64(n) || time.Now().After(end) {
-			break
-		}
-	}
+		return len(l.Routes) == 1 && l.Routes[0].Filtered >= uint64(n)
+	})
 	if r := l.Routes[0]; l.Accepted != uint64(n) || r.Routed != uint64(n) || r.Filtered != uint64(n) || r.Delivered != 0 || l.Unaccounted != 0 {
 		t.Errorf("%d commands: %+v", n, l)
 	}
-	if err := near.stop(); err != nil {
-		t.Error(err)
-	}
+	near.end()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"text/tabwriter"
@@ -32,8 +33,16 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 }
 
 func drillUplinkCommand(o *options) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
+	return question[web.Drill]{
+		ask: func(c *client, cmd *cobra.Command, given []string) (web.Drill, error) {
+			if _, err := config.ParseDuration(given[1]); err != nil {
+				return web.Drill{}, exitf(exitUsage, "%q: %w", given[1], err)
+			}
+			body := map[string]string{"uplink": given[0], "for": given[1]}
+			return ask[web.Drill](cmd.Context(), c, http.MethodPost, "/api/drill", body)
+		},
+		show: func(out io.Writer, d web.Drill) error { return printDrills(out, []web.Drill{d}) },
+	}.command(o, &cobra.Command{
 		Use:   "uplink UPLINK DURATION",
 		Short: "Cut an uplink for a while",
 		Long: `Cut an uplink for a while, up to 7d, from now on; a drill that goes on gets this new end. What would happen in
@@ -42,27 +51,7 @@ a longer outage is shown at once, see weir drill status. A restart of the gatewa
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
 		Example: "  weir drill uplink cloud 30m",
 		Args:    args(2, 2, "an uplink and a duration"),
-		RunE: func(cmd *cobra.Command, given []string) error {
-			if _, err := config.ParseDuration(given[1]); err != nil {
-				return exitf(exitUsage, "%q: %w", given[1], err)
-			}
-			c, err := newClient(o)
-			if err != nil {
-				return err
-			}
-			var d web.Drill
-			body := map[string]string{"uplink": given[0], "for": given[1]}
-			if err := c.ask(cmd.Context(), http.MethodPost, "/api/drill", body, &d); err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd, d)
-			}
-			return printDrills(cmd, []web.Drill{d})
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+	})
 }
 
 func drillEndCommand(o *options) *cobra.Command {
@@ -79,8 +68,8 @@ Exit codes: 0 ok, also if there was no drill, 1 failed, 2 usage, 3 config invali
 			if err != nil {
 				return err
 			}
-			var d web.Drill
-			if err := c.ask(cmd.Context(), http.MethodDelete, "/api/drill?uplink="+url.QueryEscape(given[0]), nil, &d); err != nil {
+			d, err := ask[web.Drill](cmd.Context(), c, http.MethodDelete, "/api/drill?uplink="+url.QueryEscape(given[0]), nil)
+			if err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "no drill on %s\n", d.Uplink)
@@ -90,8 +79,7 @@ Exit codes: 0 ok, also if there was no drill, 1 failed, 2 usage, 3 config invali
 }
 
 func drillStatusCommand(o *options) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
+	return question[[]web.Drill]{ask: at[[]web.Drill]("/api/drill"), show: printDrills}.command(o, &cobra.Command{
 		Use:   "status",
 		Short: "Show how long each uplink could be away",
 		Long: `Show, for each uplink, whether there is a drill, and for each of its routes how long it could be away from now
@@ -102,31 +90,15 @@ then. It is an estimate.
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
 		Example: "  weir drill status\n  weir drill status --json",
 		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := newClient(o)
-			if err != nil {
-				return err
-			}
-			var all []web.Drill
-			if err := c.get(cmd.Context(), "/api/drill", &all); err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd, all)
-			}
-			return printDrills(cmd, all)
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+	})
 }
 
-func printDrills(cmd *cobra.Command, all []web.Drill) error {
+func printDrills(out io.Writer, all []web.Drill) error {
 	if len(all) == 0 {
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), "no uplinks are configured")
+		_, err := fmt.Fprintln(out, "no uplinks are configured")
 		return err
 	}
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "UPLINK\tDRILL\tROUTE\tRATE\tIN THE JOURNAL\tLASTS\tLIMIT\tTHEN")
 	for _, d := range all {
 		drill := "no"

@@ -44,7 +44,7 @@ func reports(t *testing.T, of *bridgetest.Collector) (all []health.Report) {
 func TestHealth(t *testing.T) {
 	far := bridgetest.StartMosquitto(t)
 	cert, key := bridgetest.NewAuthority(t).ClientFiles("gw")
-	conf, mqtt, _ := writeConfig(t, fmt.Sprintf(`health: {interval: 1s}
+	weir := startRig(t, fmt.Sprintf(`health: {interval: 1s}
 uplinks:
   far: {sink: mqtt, url: "mqtt://%s"}
   gone: {sink: mqtt, url: "mqtts://127.0.0.1:1", cert_file: %q, key_file: %q}
@@ -53,15 +53,11 @@ routes:
   kept: {topics: ["bench/#"], uplink: gone}
 `, far.Addr, cert, key))
 	arrived := bridgetest.Collect(t, far.Addr, "#")
-	weir := startProcess(t, "weir", "-c", conf, "run")
-	if err := waitListening("tcp", mqtt); err != nil {
-		t.Fatal(err)
-	}
 	const n = 7
-	publishSome(t, mqtt, 1, n)
+	publishSome(t, weir.mqtt, 1, n)
 	find := func(what string, ok func(health.Report) bool) (found health.Report) {
 		t.Helper()
-		waitFor(t, what, func() bool {
+		bridgetest.Until(t, what, func() bool {
 			all := reports(t, arrived)
 			i := slices.IndexFunc(all, ok)
 			if i >= 0 {
@@ -74,7 +70,7 @@ routes:
 	r := find("a report with the queue in it", func(r health.Report) bool {
 		return len(r.Uplinks) == 2 && len(r.Uplinks[1].Routes) == 1 && r.Uplinks[1].Routes[0].Queued == n && r.Uplinks[0].Up && r.Uplinks[0].Routes[0].Delivered > 0
 	})
-	text, err := os.ReadFile(conf)
+	text, err := os.ReadFile(weir.conf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,15 +93,13 @@ routes:
 		t.Errorf("%+v", r.Uplinks)
 	}
 	weir.kill()
-	weir = startProcess(t, "weir", "-c", conf, "run")
+	weir.start()
 	killed := find("a report after the kill", func(r health.Report) bool { return r.LastEnd == "killed" })
 	if killed.Epoch != r.Epoch || killed.Accepted < r.Accepted {
 		t.Errorf("epoch %s with %d events became %s with %d", r.Epoch, r.Accepted, killed.Epoch, killed.Accepted)
 	}
-	if err := weir.stop(); err != nil {
-		t.Error(err)
-	}
-	startProcess(t, "weir", "-c", conf, "run")
+	weir.end()
+	weir.start()
 	find("a report after the stop", func(r health.Report) bool { return r.LastEnd == "clean" })
 
 	for _, p := range arrived.Published() {
@@ -120,21 +114,17 @@ routes:
 		}
 	}
 	retained := bridgetest.Collect(t, far.Addr, "weir/+/health")
-	waitFor(t, "who comes later gets the newest", func() bool { return len(reports(t, retained)) > 0 })
+	bridgetest.Until(t, "who comes later gets the newest", func() bool { return len(reports(t, retained)) > 0 })
 }
 
 // A route that refuses at its bound refuses the health event too: it is told of once, and
 // nothing else changes.
 func TestHealthWithoutRoom(t *testing.T) {
-	conf, mqtt, address := writeConfig(t, `health: {interval: 1s}
+	weir := startRig(t, `health: {interval: 1s}
 journal: {max_size: 8MiB}
 uplinks: {far: {sink: mqtt, url: "mqtt://127.0.0.1:1"}}
 routes: {all: {topics: ["#"], uplink: far, on_full: reject, max_size: 4MiB}}
 `)
-	weir := startProcess(t, "weir", "-c", conf, "run")
-	if err := waitListening("tcp", mqtt); err != nil {
-		t.Fatal(err)
-	}
 	const told = "the health event is not stored"
 	logged := func() int {
 		weir.mu.Lock()
@@ -142,23 +132,21 @@ routes: {all: {topics: ["#"], uplink: far, on_full: reject, max_size: 4MiB}}
 		return strings.Count(strings.Join(weir.log, "\n"), told)
 	}
 	big := `{"topic": "bench/big", "payload_text": "` + strings.Repeat("x", 200<<10) + `"}`
-	waitFor(t, "the route is full, and health says so", func() bool {
-		resp, err := http.Post("http://"+address+"/api/publish", "application/json", strings.NewReader(big))
+	bridgetest.Until(t, "the route is full, and health says so", func() bool {
+		resp, err := http.Post("http://"+weir.http+"/api/publish", "application/json", strings.NewReader(big))
 		if err != nil {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
 		return resp.StatusCode == http.StatusInsufficientStorage && logged() > 0
 	})
-	refused := func() int { return metric(t, address, `weir_events_refused_total{reason="full"}`) }
+	refused := func() int { return metric(t, weir.http, `weir_events_refused_total{reason="full"}`) }
 	before := refused()
-	waitFor(t, "two more are refused", func() bool { return refused() >= before+2 })
+	bridgetest.Until(t, "two more are refused", func() bool { return refused() >= before+2 })
 	if n := logged(); n != 1 {
 		t.Errorf("told of %d times", n)
 	}
-	if err := weir.stop(); err != nil {
-		t.Error(err)
-	}
+	weir.end()
 }
 
 // metric reads a whole number at /metrics.

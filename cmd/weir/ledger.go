@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -13,8 +14,15 @@ import (
 )
 
 func ledgerCommand(o *options) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
+	return question[web.Ledger]{
+		ask: at[web.Ledger]("/api/ledger"), show: printLedger,
+		judge: func(l web.Ledger) error {
+			if l.Unaccounted != 0 {
+				return exitf(exitFailed, "%d events are not accounted for", l.Unaccounted)
+			}
+			return nil
+		},
+	}.command(o, &cobra.Command{
 		Use:   "ledger",
 		Short: "Account for every event that was accepted",
 		Long: `Show what has become of everything that was ever accepted: for each route
@@ -29,36 +37,15 @@ Exit codes: 0 all is accounted for, 1 it is not, or the command failed, 2 usage,
 4 gateway not reachable.`,
 		Example: "  weir ledger\n  weir ledger --json",
 		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := newClient(o)
-			if err != nil {
-				return err
-			}
-			var l web.Ledger
-			if err := c.get(cmd.Context(), "/api/ledger", &l); err != nil {
-				return err
-			}
-			if asJSON {
-				err = printJSON(cmd, l)
-			} else {
-				err = printLedger(cmd, l)
-			}
-			if err == nil && l.Unaccounted != 0 {
-				err = exitf(exitFailed, "%d events are not accounted for", l.Unaccounted)
-			}
-			return err
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+	})
 }
 
-func printLedger(cmd *cobra.Command, l web.Ledger) error {
-	fmt.Fprintf(cmd.OutOrStdout(), "accepted %d, of which %d go to no uplink\n", l.Accepted, l.Unrouted)
+func printLedger(out io.Writer, l web.Ledger) error {
+	fmt.Fprintf(out, "accepted %d, of which %d go to no uplink\n", l.Accepted, l.Unrouted)
 	if len(l.Routes) == 0 {
 		return nil
 	}
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "UPLINK\tROUTE\tROUTED\tDELIVERED\tQUEUED\tFILTERED\tEXPIRED\tDROPPED\tDEAD\tUNACCOUNTED")
 	for _, r := range l.Routes {
 		dropped := []string{}
@@ -77,7 +64,7 @@ func printLedger(cmd *cobra.Command, l web.Ledger) error {
 	}
 	for _, r := range l.Routes {
 		if r.Replayed > 0 {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s/%s: beside that, %d were sent again by replays\n", r.Uplink, r.Route, r.Replayed)
+			fmt.Fprintf(out, "%s/%s: beside that, %d were sent again by replays\n", r.Uplink, r.Route, r.Replayed)
 		}
 	}
 	return nil

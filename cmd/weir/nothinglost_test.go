@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -48,54 +47,29 @@ func TestNothingLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { link.Close() })
-	dir := t.TempDir()
-	mqtt, httpAddress := freePort(t), freePort(t)
-	conf := filepath.Join(dir, "weir.yaml")
-	ports := []string{filepath.Join(dir, "tty-a"), filepath.Join(dir, "tty-b")}
-	text := fmt.Sprintf(`gateway: {id: chaos, site: serial, data_dir: data}
-health: {interval: 0}
-listeners:
-  mqtt: {address: "%s"}
-  http: {address: "%s"}
-devices:
+	ttys := t.TempDir()
+	ports := []string{filepath.Join(ttys, "a"), filepath.Join(ttys, "b")}
+	weir := startRig(t, fmt.Sprintf(`devices:
   a: {driver: serial, port: %s, format: key=value}
   b: {driver: serial, port: %s, format: {csv: [seq, _]}}
 uplinks:
   far: {sink: mqtt, url: "mqtt://%s", keep_alive: 2s, ack_timeout: 2s}
 routes:
   all: {topics: ["#"], uplink: far}
-`, mqtt, httpAddress, ports[0], ports[1], link.Addr())
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+`, ports[0], ports[1], link.Addr()))
 
 	ctx, stop := context.WithCancel(t.Context())
 	var readers sync.WaitGroup
 	t.Cleanup(func() { stop(); readers.Wait() })
 
-	farEnd := &farReader{}
-	subscriber := mqttclient.New(mqttclient.Options{
-		Address: far.Addr, ClientID: "far-reader", Version: mqttclient.V5, Received: farEnd.received, BackoffMax: 200 * time.Millisecond,
-	})
-	readers.Go(func() { subscriber.Run(ctx) })
-	if _, err := subscriber.Subscribe(ctx, mqttclient.Sub{Filter: "#", QoS: 1}); err != nil {
-		t.Fatal(err)
-	}
-
-	weir := startProcess(t, "weir", "-c", conf, "run")
-	if err := waitListening("tcp", mqtt); err != nil {
-		t.Fatal(err)
-	}
-	browser := &streamReader{url: "http://" + httpAddress + "/events?topic=%23", seen: map[string]bool{}, live: make(chan struct{})}
+	farEnd := readFar(t, far.Addr)
+	browser := &streamReader{url: "http://" + weir.http + "/events?topic=%23", seen: map[string]bool{}, live: make(chan struct{})}
 	readers.Go(func() { browser.run(ctx) })
 	<-browser.live
 
-	ledger := sim.NewLedger()
-	load := &sim.Load{Address: mqtt, Clients: 8, Rate: 40, Seed: 1, Ledger: ledger}
+	ledger, stopLoad := weir.load(40, 0)
 	sending, stopSending := context.WithCancel(ctx)
 	defer stopSending()
-	loaded := make(chan error, 1)
-	go func() { loaded <- load.Run(sending, time.Minute) }()
 	for i, port := range ports {
 		readers.Go(func() { sendLines(t, sending, ledger, port, i) })
 	}
@@ -106,12 +80,7 @@ routes:
 	}
 	verbs := link.Verbs()
 	verbs["stop"] = fault.Verb{Begin: func(string) error { far.Stop(); return nil }, End: far.Start}
-	verbs["kill"] = fault.Verb{Begin: func(string) error { weir.kill(); return nil }, End: func() {
-		weir = startProcess(t, "weir", "-c", conf, "run")
-		if err := waitListening("tcp", mqtt); err != nil {
-			t.Error(err)
-		}
-	}}
+	verbs["kill"] = fault.Verb{Begin: func(string) error { weir.kill(); return nil }, End: weir.start}
 	begin, happened := time.Now(), map[string]int{}
 	err = script.Run(ctx, 1, chaosFor, verbs, func(s fault.Step) {
 		if s.Begin {
@@ -128,9 +97,7 @@ routes:
 		pause(ctx, time.Duration(200+37*(more%10))*time.Millisecond)
 	}
 	stopSending()
-	if err := <-loaded; err != nil {
-		t.Fatalf("the gateway did not answer for everything: %v", err)
-	}
+	stopLoad()
 
 	// Everything has to arrive; how long that takes is not the promise.
 	var report sim.Report
@@ -162,9 +129,7 @@ routes:
 	if happened["kill"] < 20 || report.Acked < 1000 || report.Explained == 0 || report.Repeats == 0 {
 		t.Error("the run was too quiet to prove anything")
 	}
-	if err := weir.stop(); err != nil {
-		t.Error(err)
-	}
+	weir.end()
 }
 
 // pause lets the programs run for a while: the run itself is what is tested.
@@ -183,7 +148,7 @@ func sendLines(t *testing.T, ctx context.Context, ledger *sim.Ledger, port strin
 		return
 	}
 	defer line.Close()
-	topic := []string{"serial/a/seq", "serial/b/seq"}[i]
+	topic := []string{"plant1/a/seq", "plant1/b/seq"}[i]
 	for seq := uint64(1); ctx.Err() == nil; seq++ {
 		ledger.Sent("serial", topic, seq, 0, false)
 		format := []string{"seq=%d\n", "%d;x\r\n"}[i]
@@ -197,10 +162,46 @@ func sendLines(t *testing.T, ctx context.Context, ledger *sim.Ledger, port strin
 
 // farReader is what has arrived upstream.
 type farReader struct {
+	t        *testing.T
 	mu       sync.Mutex
 	arrivals []sim.Received
 	ids      map[string]bool
 	wrong    []string
+}
+
+// readFar reads everything from the broker at address until the test ends.
+func readFar(t *testing.T, address string) *farReader {
+	t.Helper()
+	f := &farReader{t: t}
+	c := mqttclient.New(mqttclient.Options{
+		Address: address, ClientID: "far-reader", Version: mqttclient.V5, Received: f.received, BackoffMax: 200 * time.Millisecond,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan struct{})
+	go func() { defer close(over); c.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-over })
+	if _, err := c.Subscribe(ctx, mqttclient.Sub{Filter: "#", QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// report waits until all that ledger says is acknowledged has arrived, and tells what is wrong with it.
+func (f *farReader) report(ledger *sim.Ledger) *sim.Report {
+	f.t.Helper()
+	var r sim.Report
+	for end := time.Now().Add(4 * startTimeout); ; pause(f.t.Context(), 50*time.Millisecond) {
+		if r = ledger.Check(f.all()); len(r.Lost) == 0 || time.Now().After(end) {
+			break
+		}
+	}
+	if err := r.Err(); err != nil {
+		f.t.Error(err)
+	}
+	for _, problem := range f.problems() {
+		f.t.Error(problem)
+	}
+	return &r
 }
 
 func (f *farReader) received(m *mqttclient.Message) {

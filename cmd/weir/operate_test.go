@@ -112,17 +112,6 @@ func (p *pair) bury(n int) (letters []web.DeadLetter) {
 	return letters
 }
 
-// account is the ledger's row of the only route, when all adds up.
-func (p *pair) account() web.LedgerAccount {
-	p.t.Helper()
-	var l web.Ledger
-	get(p.t, "http://"+p.nearHTTP+"/api/ledger", &l)
-	if l.Unaccounted != 0 || len(l.Routes) != 1 {
-		p.t.Fatalf("the ledger does not add up: %+v", l)
-	}
-	return l.Routes[0]
-}
-
 // TestOperatePage runs every command of docs/operate.md, in order, on a gateway that has dead letters and whose
 // far end takes them now.
 func TestOperatePage(t *testing.T) {
@@ -158,7 +147,7 @@ func TestOperatePage(t *testing.T) {
 	if commands < 16 {
 		t.Errorf("%d commands on the page; there are more", commands)
 	}
-	if r := p.account(); r.Delivered != 4 || r.Dead != 0 {
+	if r := account(t, p.nearHTTP, "now"); r.Delivered != 4 || r.Dead != 0 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -176,7 +165,7 @@ func TestRetryKilled(t *testing.T) {
 	p.bury(all)
 	p.startFar("all")
 	rng := rand.New(rand.NewPCG(1, 0))
-	kills, inTheMidst, before := 0, 0, p.account()
+	kills, inTheMidst, before := 0, 0, account(t, p.nearHTTP, "now")
 	for end := time.Now().Add(2 * startTimeout); before.Dead > 0; {
 		if time.Now().After(end) {
 			t.Fatalf("after %d kills: %+v", kills, before)
@@ -186,7 +175,7 @@ func TestRetryKilled(t *testing.T) {
 		p.weir.kill()
 		kills++
 		p.start()
-		now := p.account()
+		now := account(t, p.nearHTTP, "now")
 		if now.Delivered+now.Dead != all || now.Queued != 0 || now.Delivered < before.Delivered {
 			t.Errorf("after kill %d: %+v, and before it %+v", kills, now, before)
 		}

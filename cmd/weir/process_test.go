@@ -2,9 +2,12 @@ package main
 
 import (
 	"bufio"
+	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +19,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/weir-iot/weir/bridge/web"
+	"github.com/weir-iot/weir/firmware-sim/sim"
 )
 
 // startTimeout bounds how long a program may take until it listens, on a slow machine
@@ -188,4 +194,103 @@ func (p *process) stop() error {
 		return fmt.Errorf("%s ended with exit code %d", p.name, code)
 	}
 	return nil
+}
+
+// rig is a weir with a directory of its own, which a test starts, kills and starts again.
+type rig struct {
+	*process   // as it was started last
+	t          testing.TB
+	dir        string // the data is in data below it
+	conf       string
+	mqtt, http string // its addresses
+}
+
+// newRig writes the config of test-gw, with more in it; health events are off unless that speaks of them.
+func newRig(t testing.TB, more string) *rig {
+	t.Helper()
+	w := &rig{t: t, dir: t.TempDir(), mqtt: freePort(t), http: freePort(t)}
+	w.conf = filepath.Join(w.dir, "weir.yaml")
+	if !strings.Contains(more, "health:") {
+		more += "health: {interval: 0}\n"
+	}
+	text := fmt.Sprintf("gateway: {id: test-gw, site: plant1, data_dir: data}\nlisteners:\n  mqtt: {address: %q}\n  http: {address: %q}\n%s", w.mqtt, w.http, more)
+	if err := os.WriteFile(w.conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// startRig is newRig and start.
+func startRig(t testing.TB, more string) *rig {
+	t.Helper()
+	w := newRig(t, more)
+	w.start()
+	return w
+}
+
+// start starts it, and returns when devices can connect.
+func (w *rig) start() {
+	w.t.Helper()
+	w.process = startProcess(w.t, "weir", "-c", w.conf, "run")
+	if err := waitListening("tcp", w.mqtt); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// end stops it, in order.
+func (w *rig) end() {
+	w.t.Helper()
+	if err := w.stop(); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// load has eight devices publish at rate events a second each, padded to pad bytes, until stop, which fails the test if
+// weir does not answer for everything.
+func (w *rig) load(rate float64, pad int) (ledger *sim.Ledger, stop func()) {
+	ledger = sim.NewLedger()
+	load := &sim.Load{Address: w.mqtt, Clients: 8, Rate: rate, Seed: 1, Ledger: ledger, Pad: pad}
+	ctx, cancel := context.WithCancel(w.t.Context())
+	over := make(chan error, 1)
+	go func() { over <- load.Run(ctx, 2*time.Minute) }()
+	return ledger, func() {
+		w.t.Helper()
+		cancel()
+		if err := <-over; err != nil {
+			w.t.Fatalf("the gateway did not answer for everything: %v", err)
+		}
+	}
+}
+
+// account is the ledger's row of the only route of the weir at address, which has to add up.
+func account(t testing.TB, address, when string) web.LedgerAccount {
+	t.Helper()
+	var l web.Ledger
+	get(t, "http://"+address+"/api/ledger", &l)
+	if l.Unaccounted != 0 || len(l.Routes) != 1 {
+		t.Fatalf("%s: the ledger does not add up: %+v", when, l)
+	}
+	return l.Routes[0]
+}
+
+// get decodes the JSON answer at url into v.
+func get(t testing.TB, url string, v any) {
+	t.Helper()
+	if code := getStatus(t, url, v); code != http.StatusOK {
+		t.Fatalf("%s: %d", url, code)
+	}
+}
+
+// getStatus is get for an answer of any status, which it returns.
+func getStatus(t testing.TB, url string, v any) int {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
+		t.Fatalf("%s: %s, %v", url, resp.Status, err)
+	}
+	return resp.StatusCode
 }

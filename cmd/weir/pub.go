@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -44,19 +43,14 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 			if err != nil {
 				return err
 			}
-			resp, err := c.do(cmd.Context(), http.MethodPost, "/api/publish", struct {
+			stored, err := ask[struct{ ID string }](cmd.Context(), c, http.MethodPost, "/api/publish", struct {
 				Topic   string `json:"topic"`
 				Payload []byte `json:"payload_base64"`
 				QoS     uint8  `json:"qos"`
 				Retain  bool   `json:"retain"`
-			}{args[0], payload, qos, retain}, nil)
+			}{args[0], payload, qos, retain})
 			if err != nil {
 				return err
-			}
-			defer resp.Body.Close()
-			var stored struct{ ID string }
-			if err := json.NewDecoder(resp.Body).Decode(&stored); err != nil {
-				return fmt.Errorf("read the gateway's answer: %w", err)
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), stored.ID)
 			return err

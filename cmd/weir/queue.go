@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"net/http"
 	"text/tabwriter"
 	"time"
 
@@ -11,9 +12,23 @@ import (
 	"github.com/weir-iot/weir/bridge/web"
 )
 
+// links are what a gateway has to the rest of the world.
+type links struct {
+	Downlinks []web.Downlink `json:"downlinks"`
+	Uplinks   []web.Uplink   `json:"uplinks"`
+}
+
 func queueCommand(o *options) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
+	cmd := question[links]{
+		ask: func(c *client, cmd *cobra.Command, _ []string) (l links, err error) {
+			if l.Uplinks, err = ask[[]web.Uplink](cmd.Context(), c, http.MethodGet, "/api/uplinks", nil); err != nil {
+				return l, err
+			}
+			l.Downlinks, err = ask[[]web.Downlink](cmd.Context(), c, http.MethodGet, "/api/downlinks", nil)
+			return l, err
+		},
+		show: printLinks,
+	}.command(o, &cobra.Command{
 		Use:   "queue",
 		Short: "Show what waits for each uplink, and what came down",
 		Long: `Show, for each uplink, its state (connecting, up, backoff, throttled, disabled or drill) and since when it
@@ -26,40 +41,25 @@ OWN those that this gateway had sent itself.
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
 		Example: "  weir queue\n  weir queue --json\n  weir queue dead list",
 		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := newClient(o)
-			if err != nil {
-				return err
-			}
-			var uplinks []web.Uplink
-			if err := c.get(cmd.Context(), "/api/uplinks", &uplinks); err != nil {
-				return err
-			}
-			var downlinks []web.Downlink
-			if err := c.get(cmd.Context(), "/api/downlinks", &downlinks); err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd, map[string]any{"uplinks": uplinks, "downlinks": downlinks})
-			}
-			if len(uplinks)+len(downlinks) == 0 {
-				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no uplinks are configured")
-				return err
-			}
-			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			printUplinks(w, uplinks, time.Now())
-			if len(downlinks) > 0 {
-				if len(uplinks) > 0 {
-					fmt.Fprintln(w)
-				}
-				printDownlinks(w, downlinks)
-			}
-			return w.Flush()
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	})
 	cmd.AddCommand(deadCommand(o))
 	return cmd
+}
+
+func printLinks(out io.Writer, l links) error {
+	if len(l.Uplinks)+len(l.Downlinks) == 0 {
+		_, err := fmt.Fprintln(out, "no uplinks are configured")
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	printUplinks(w, l.Uplinks, time.Now())
+	if len(l.Downlinks) > 0 {
+		if len(l.Uplinks) > 0 {
+			fmt.Fprintln(w)
+		}
+		printDownlinks(w, l.Downlinks)
+	}
+	return w.Flush()
 }
 
 func printUplinks(w io.Writer, uplinks []web.Uplink, now time.Time) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"text/tabwriter"
@@ -14,9 +15,36 @@ import (
 )
 
 func replayCommand(o *options) *cobra.Command {
-	var ask web.ReplayRequest
-	var detach, asJSON bool
-	cmd := &cobra.Command{
+	var request web.ReplayRequest
+	var detach bool
+	cmd := question[web.Replay]{
+		ask: func(c *client, cmd *cobra.Command, filters []string) (r web.Replay, err error) {
+			if request.Uplink == "" {
+				return r, exitf(exitUsage, "say to which uplink: --uplink UPLINK (see %s --help)", cmd.CommandPath())
+			}
+			if _, err := gateway.ParseFilters(filters...); err != nil {
+				return r, &exitError{exitUsage, err}
+			}
+			for _, edge := range []string{request.Since, request.Until} {
+				if _, err := parseEdge(edge, time.Now()); err != nil {
+					return r, &exitError{exitUsage, err}
+				}
+			}
+			request.Filters = filters
+			r, err = ask[web.Replay](cmd.Context(), c, http.MethodPost, "/api/replay", request)
+			if err != nil || detach {
+				return r, err
+			}
+			return c.watch(cmd, r)
+		},
+		show: printReplayed,
+		judge: func(r web.Replay) error {
+			if r.Cancelled || r.Refused+r.Expired > 0 || r.Missing != "" {
+				return exitf(exitFailed, "not all was delivered")
+			}
+			return nil
+		},
+	}.command(o, &cobra.Command{
 		Use:   "replay --uplink UPLINK [FILTER…]",
 		Short: "Send a stretch of the journal to an uplink again",
 		Long: `Send a stretch of the journal to an uplink again: of what goes there by its routes, or by one of them, the
@@ -35,49 +63,12 @@ Exit codes: 0 all was delivered, 1 some was refused, missing or has expired, or 
 		Example: `  weir replay --uplink cloud --since 2h
   weir replay --uplink cloud --route telemetry --since 2026-11-24T08:00 --until 2026-11-24T09:00 'plant1/#'
   weir replay list`,
-		RunE: func(cmd *cobra.Command, filters []string) error {
-			if ask.Uplink == "" {
-				return exitf(exitUsage, "say to which uplink: --uplink UPLINK (see %s --help)", cmd.CommandPath())
-			}
-			if _, err := gateway.ParseFilters(filters...); err != nil {
-				return &exitError{exitUsage, err}
-			}
-			for _, edge := range []string{ask.Since, ask.Until} {
-				if _, err := parseEdge(edge, time.Now()); err != nil {
-					return &exitError{exitUsage, err}
-				}
-			}
-			ask.Filters = filters
-			c, err := newClient(o)
-			if err != nil {
-				return err
-			}
-			var r web.Replay
-			if err := c.ask(cmd.Context(), http.MethodPost, "/api/replay", ask, &r); err != nil {
-				return err
-			}
-			if !detach {
-				if r, err = c.watch(cmd, r); err != nil {
-					return err
-				}
-			}
-			if asJSON {
-				err = printJSON(cmd, r)
-			} else {
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), replayed(r))
-			}
-			if err == nil && (r.Cancelled || r.Refused+r.Expired > 0 || r.Missing != "") {
-				err = exitf(exitFailed, "not all was delivered")
-			}
-			return err
-		},
-	}
-	cmd.Flags().StringVar(&ask.Uplink, "uplink", "", "the `UPLINK` to send to")
-	cmd.Flags().StringVar(&ask.Route, "route", "", "only what goes there by this `ROUTE`")
-	cmd.Flags().StringVar(&ask.Since, "since", "", "begin at this `TIME`, duration ago or position; default: the oldest there is")
-	cmd.Flags().StringVar(&ask.Until, "until", "", "end at this `TIME`, duration ago or position; default: the newest there is")
+	})
+	cmd.Flags().StringVar(&request.Uplink, "uplink", "", "the `UPLINK` to send to")
+	cmd.Flags().StringVar(&request.Route, "route", "", "only what goes there by this `ROUTE`")
+	cmd.Flags().StringVar(&request.Since, "since", "", "begin at this `TIME`, duration ago or position; default: the oldest there is")
+	cmd.Flags().StringVar(&request.Until, "until", "", "end at this `TIME`, duration ago or position; default: the newest there is")
 	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait for the end")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.AddCommand(replayListCommand(o), replayCancelCommand(o))
 	return cmd
 }
@@ -106,6 +97,11 @@ func replayed(r web.Replay) string {
 	return s
 }
 
+func printReplayed(out io.Writer, r web.Replay) error {
+	_, err := fmt.Fprintln(out, replayed(r))
+	return err
+}
+
 // showEvery is how often a replay that goes on is shown.
 const showEvery = 2 * time.Second
 
@@ -127,8 +123,7 @@ func (c *client) watch(cmd *cobra.Command, r web.Replay) (web.Replay, error) {
 }
 
 func replayListCommand(o *options) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
+	return question[[]web.Replay]{ask: at[[]web.Replay]("/api/replays"), show: printReplays}.command(o, &cobra.Command{
 		Use:   "list",
 		Short: "List what is being sent again, and what was of late",
 		Long: `List what is being sent again, stretches of the journal and dead letters, and what was since the gateway
@@ -137,47 +132,35 @@ started, up to 20 for each uplink.
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
 		Example: "  weir replay list\n  weir replay list --json",
 		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := newClient(o)
-			if err != nil {
-				return err
-			}
-			var all []web.Replay
-			if err := c.get(cmd.Context(), "/api/replays", &all); err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd, all)
-			}
-			if len(all) == 0 {
-				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no replays")
-				return err
-			}
-			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "ID\tROUTE\tOF\tSTATE\tAT\tFROM\tTO\tDELIVERED\tREFUSED\tEXPIRED\tMISSING")
-			for _, r := range all {
-				of, state, route := "journal", "goes on", r.Route
-				if r.Dead {
-					of = "dead letters"
-				}
-				switch {
-				case r.Cancelled:
-					state = "cancelled"
-				case !r.Ended.IsZero():
-					state = "ended"
-				case r.Problem != "":
-					state = r.Problem
-				}
-				if route == "" {
-					route = "all"
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", r.ID, route, of, state, r.At, r.From, r.To-1, r.Delivered, r.Refused, r.Expired, r.Missing)
-			}
-			return w.Flush()
-		},
+	})
+}
+
+func printReplays(out io.Writer, all []web.Replay) error {
+	if len(all) == 0 {
+		_, err := fmt.Fprintln(out, "no replays")
+		return err
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tROUTE\tOF\tSTATE\tAT\tFROM\tTO\tDELIVERED\tREFUSED\tEXPIRED\tMISSING")
+	for _, r := range all {
+		of, state, route := "journal", "goes on", r.Route
+		if r.Dead {
+			of = "dead letters"
+		}
+		switch {
+		case r.Cancelled:
+			state = "cancelled"
+		case !r.Ended.IsZero():
+			state = "ended"
+		case r.Problem != "":
+			state = r.Problem
+		}
+		if route == "" {
+			route = "all"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", r.ID, route, of, state, r.At, r.From, r.To-1, r.Delivered, r.Refused, r.Expired, r.Missing)
+	}
+	return w.Flush()
 }
 
 func replayCancelCommand(o *options) *cobra.Command {
@@ -194,12 +177,11 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 			if err != nil {
 				return err
 			}
-			var r web.Replay
-			if err := c.ask(cmd.Context(), http.MethodDelete, "/api/replays/"+url.PathEscape(given[0]), nil, &r); err != nil {
+			r, err := ask[web.Replay](cmd.Context(), c, http.MethodDelete, "/api/replays/"+url.PathEscape(given[0]), nil)
+			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), replayed(r))
-			return err
+			return printReplayed(cmd.OutOrStdout(), r)
 		},
 	}
 }

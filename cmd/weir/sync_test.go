@@ -18,23 +18,6 @@ import (
 	"github.com/weir-iot/weir/firmware-sim/sim/mqttclient"
 )
 
-// writeConfig writes a config with a fresh data directory and free ports, without health events unless more
-// speaks of health, and what more says.
-func writeConfig(t testing.TB, more string) (file, mqtt, http string) {
-	t.Helper()
-	dir := t.TempDir()
-	mqtt, http = freePort(t), freePort(t)
-	if !strings.Contains(more, "health:") {
-		more += "health: {interval: 0}\n"
-	}
-	file = filepath.Join(dir, "weir.yaml")
-	text := fmt.Sprintf("gateway: {id: test-gw, site: plant1, data_dir: data}\nlisteners:\n  mqtt: {address: %q}\n  http: {address: %q}\n%s", mqtt, http, more)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file, mqtt, http
-}
-
 // publishMany publishes n messages at QoS 1 with so many in flight, and returns when all are
 // acknowledged.
 func publishMany(t testing.TB, address string, n, window int) {
@@ -78,11 +61,11 @@ func TestSyncsAreShared(t *testing.T) {
 		t.Fatal(err)
 	}
 	port := filepath.Join(t.TempDir(), "tty")
-	conf, mqtt, httpAddress := writeConfig(t, "journal: {flush_interval: 500ms}\ndevices:\n  oven: {driver: serial, port: "+port+", format: key=value}\n")
+	w := newRig(t, "journal: {flush_interval: 500ms}\ndevices:\n  oven: {driver: serial, port: "+port+", format: key=value}\n")
 	trace := filepath.Join(t.TempDir(), "trace")
 	// -D: the process we start is weir, and strace is its grandchild; so stop reaches weir.
-	p := startProcess(t, strace, "-D", "-f", "-e", "trace=fdatasync", "-o", trace, weir, "-c", conf, "run")
-	if err := waitListening("tcp", mqtt); err != nil {
+	p := startProcess(t, strace, "-D", "-f", "-e", "trace=fdatasync", "-o", trace, weir, "-c", w.conf, "run")
+	if err := waitListening("tcp", w.mqtt); err != nil {
 		t.Fatal(err)
 	}
 	syncs := func() int {
@@ -95,7 +78,7 @@ func TestSyncsAreShared(t *testing.T) {
 
 	const acks = 5000
 	before := syncs()
-	publishMany(t, mqtt, acks, 100)
+	publishMany(t, w.mqtt, acks, 100)
 	if n := syncs() - before; n == 0 || n > acks/5 {
 		t.Errorf("%d syncs for %d acknowledgements with 100 in flight; want one for many", n, acks)
 	} else {
@@ -108,7 +91,7 @@ func TestSyncsAreShared(t *testing.T) {
 	}
 	defer line.Close()
 	frames := func() bool {
-		resp, err := http.Get("http://" + httpAddress + "/metrics")
+		resp, err := http.Get("http://" + w.http + "/metrics")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,14 +127,10 @@ func TestSyncsAreShared(t *testing.T) {
 // BenchmarkPublish is what a device feels: QoS 1 publishes through a real weir process, one
 // at a time and with 100 in flight.
 func BenchmarkPublish(b *testing.B) {
-	conf, mqtt, _ := writeConfig(b, "")
-	startProcess(b, "weir", "-c", conf, "run")
-	if err := waitListening("tcp", mqtt); err != nil {
-		b.Fatal(err)
-	}
+	w := startRig(b, "")
 	for _, window := range []int{1, 100} {
 		b.Run(fmt.Sprintf("inflight=%d", window), func(b *testing.B) {
-			publishMany(b, mqtt, b.N, window)
+			publishMany(b, w.mqtt, b.N, window)
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "acks/s")
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"regexp"
 	"time"
@@ -15,8 +16,16 @@ import (
 )
 
 func traceCommand(o *options) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
+	return question[web.Trace]{
+		ask: func(c *client, cmd *cobra.Command, given []string) (web.Trace, error) {
+			q := url.Values{"topic": given}
+			if _, err := gateway.ParseID(c.gateway, given[0]); err == nil || positionLike.MatchString(given[0]) {
+				q = url.Values{"id": given}
+			}
+			return ask[web.Trace](cmd.Context(), c, http.MethodGet, "/api/trace?"+q.Encode(), nil)
+		},
+		show: printTrace,
+	}.command(o, &cobra.Command{
 		Use:   "trace ID|TOPIC",
 		Short: "Show where an event went",
 		Long: `Show where an event went: who sent it and when, by the wall clock and by the gateway's own; its place in the
@@ -31,27 +40,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 		Example: `  weir trace plant1-gw7/abcdefgh-1234
   weir trace plant1/oven/temperature --json`,
 		Args: args(1, 1, "an event's id, or a topic"),
-		RunE: func(cmd *cobra.Command, given []string) error {
-			c, err := newClient(o)
-			if err != nil {
-				return err
-			}
-			q := url.Values{"topic": given}
-			if _, err := gateway.ParseID(c.gateway, given[0]); err == nil || positionLike.MatchString(given[0]) {
-				q = url.Values{"id": given}
-			}
-			var t web.Trace
-			if err := c.get(cmd.Context(), "/api/trace?"+q.Encode(), &t); err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd, t)
-			}
-			return printTrace(cmd.OutOrStdout(), t)
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+	})
 }
 
 // positionLike tells a position from a topic.

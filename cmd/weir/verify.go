@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"slices"
@@ -216,14 +217,10 @@ func (v *verifyOptions) asker(o *options) (func(context.Context, *verify.Report)
 		return nil, err
 	}
 	query := url.Values{"uplink": {uplink}, "route": {route}}
-	page := func(ctx context.Context, from uint64) (p web.Due, err error) {
-		query.Set("from", strconv.FormatUint(from, 10))
-		err = client.get(ctx, "/api/due?"+query.Encode(), &p)
-		return p, err
-	}
 	return func(ctx context.Context, r *verify.Report) (due []verify.Due, err error) {
 		for from := least(r); ; {
-			p, err := page(ctx, from)
+			query.Set("from", strconv.FormatUint(from, 10))
+			p, err := ask[web.Due](ctx, client, http.MethodGet, "/api/due?"+query.Encode(), nil)
 			if err != nil {
 				return nil, err
 			}

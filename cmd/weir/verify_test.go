@@ -57,7 +57,7 @@ func startVerify(t *testing.T, broker string, args ...string) *looking {
 	go func() {
 		l.code <- run(ctx, append([]string{"verify", "mqtt://" + broker, "--json"}, args...), nil, &l.out, &l.err)
 	}()
-	waitFor(t, "it listens", func() bool { return strings.HasPrefix(l.err.String(), "listening") })
+	bridgetest.Until(t, "it listens", func() bool { return strings.HasPrefix(l.err.String(), "listening") })
 	return l
 }
 
@@ -102,20 +102,16 @@ func withID(id, topic, payload string) mqttclient.Message {
 func TestVerify(t *testing.T) {
 	far := bridgetest.StartMosquitto(t)
 	link := bridgetest.NewProxy(t, far.Addr)
-	conf, mqtt, _ := writeConfig(t, fmt.Sprintf("uplinks:\n  far: {sink: mqtt, url: \"mqtt://%s\", topic: \"up/{topic}\", ack_timeout: 2s}\nroutes:\n  all: {topics: [\"bench/#\"], uplink: far}\n", link.Addr()))
-	startProcess(t, "weir", "-c", conf, "run")
-	if err := waitListening("tcp", mqtt); err != nil {
-		t.Fatal(err)
-	}
+	weir := startRig(t, fmt.Sprintf("uplinks:\n  far: {sink: mqtt, url: \"mqtt://%s\", topic: \"up/{topic}\", ack_timeout: 2s}\nroutes:\n  all: {topics: [\"bench/#\"], uplink: far}\n", link.Addr()))
 	const n = 60
 	arrived := bridgetest.Collect(t, far.Addr, "up/#")
-	l := startVerify(t, far.Addr, "-c", conf, "--topic", "up/#", "--expect-gateway", "test-gw", "--against", "far/all", "--for", "1h", "--count", fmt.Sprint(n+n/2+2))
+	l := startVerify(t, far.Addr, "-c", weir.conf, "--topic", "up/#", "--expect-gateway", "test-gw", "--against", "far/all", "--for", "1h", "--count", fmt.Sprint(n+n/2+2))
 	say(t, far.Addr, mqttclient.Message{Topic: "up/x", Payload: []byte("1")}, withID("other/e-1", "up/x", "1"))
-	publishSome(t, mqtt, 1, n/2)
-	waitFor(t, "the first have arrived", func() bool { return len(arrived.Arrivals()) >= n/2+2 })
+	publishSome(t, weir.mqtt, 1, n/2)
+	bridgetest.Until(t, "the first have arrived", func() bool { return len(arrived.Arrivals()) >= n/2+2 })
 	link.LoseAnswers()
-	publishSome(t, mqtt, n/2+1, n)
-	waitFor(t, "the others too, and nobody hears of it", func() bool { return len(arrived.Arrivals()) >= n+2 })
+	publishSome(t, weir.mqtt, n/2+1, n)
+	bridgetest.Until(t, "the others too, and nobody hears of it", func() bool { return len(arrived.Arrivals()) >= n+2 })
 	link.Cut()
 	link.Heal()
 	r, code := l.report() // all have come once, and half of them twice
@@ -145,17 +141,13 @@ func queued(t *testing.T, conf string) int {
 // A far end that lost one event, and has others in the wrong order or twofold.
 func TestVerifyFindsIt(t *testing.T) {
 	far := bridgetest.StartMosquitto(t)
-	conf, mqtt, _ := writeConfig(t, fmt.Sprintf("uplinks:\n  far: {sink: mqtt, url: \"mqtt://%s\"}\nroutes:\n  all: {topics: [\"bench/#\"], uplink: far}\n", far.Addr))
-	startProcess(t, "weir", "-c", conf, "run")
-	if err := waitListening("tcp", mqtt); err != nil {
-		t.Fatal(err)
-	}
+	weir := startRig(t, fmt.Sprintf("uplinks:\n  far: {sink: mqtt, url: \"mqtt://%s\"}\nroutes:\n  all: {topics: [\"bench/#\"], uplink: far}\n", far.Addr))
 	arrived := bridgetest.Collect(t, far.Addr, "bench/#")
-	publishSome(t, mqtt, 1, 10)
-	waitFor(t, "all have arrived", func() bool { return len(arrived.Arrivals()) == 10 && queued(t, conf) == 0 })
+	publishSome(t, weir.mqtt, 1, 10)
+	bridgetest.Until(t, "all have arrived", func() bool { return len(arrived.Arrivals()) == 10 && queued(t, weir.conf) == 0 })
 
 	// The same again by hand, as a bad far end would have it.
-	l := startVerify(t, far.Addr, "-c", conf, "--topic", "bad/#", "--against", "far/all", "--count", "11")
+	l := startVerify(t, far.Addr, "-c", weir.conf, "--topic", "bad/#", "--against", "far/all", "--count", "11")
 	var bad []mqttclient.Message
 	for i, a := range arrived.Arrivals() {
 		if i == 4 {
@@ -205,19 +197,15 @@ func TestVerifyStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf, mqtt, _ := writeConfig(t, fmt.Sprintf("uplinks:\n  far: {sink: nats, urls: [%q]}\nroutes:\n  all: {topics: [\"bench/#\"], uplink: far}\n", address))
-	startProcess(t, "weir", "-c", conf, "run")
-	if err := waitListening("tcp", mqtt); err != nil {
-		t.Fatal(err)
-	}
-	publishSome(t, mqtt, 1, 40)
-	waitFor(t, "all is done with", func() bool {
+	weir := startRig(t, fmt.Sprintf("uplinks:\n  far: {sink: nats, urls: [%q]}\nroutes:\n  all: {topics: [\"bench/#\"], uplink: far}\n", address))
+	publishSome(t, weir.mqtt, 1, 40)
+	bridgetest.Until(t, "all is done with", func() bool {
 		info, err := js.StreamInfo("EVENTS")
-		return err == nil && info.State.Msgs == 40 && queued(t, conf) == 0
+		return err == nil && info.State.Msgs == 40 && queued(t, weir.conf) == 0
 	})
 	look := func() (r verify.Report, code int) {
 		var out, errOut bytes.Buffer
-		code = run(t.Context(), []string{"verify", address, "--stream", "EVENTS", "-c", conf, "--against", "far/all", "--json"}, nil, &out, &errOut)
+		code = run(t.Context(), []string{"verify", address, "--stream", "EVENTS", "-c", weir.conf, "--against", "far/all", "--json"}, nil, &out, &errOut)
 		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 			t.Fatalf("%v: %s%s", err, out.String(), errOut.String())
 		}
@@ -243,16 +231,12 @@ func TestVerifyKafka(t *testing.T) {
 	}
 	t.Cleanup(fake.Close)
 	broker := fake.ListenAddrs()[0]
-	conf, mqtt, _ := writeConfig(t, fmt.Sprintf("uplinks:\n  far: {sink: kafka, brokers: [%q]}\nroutes:\n  all: {topics: [\"bench/#\"], uplink: far}\n", broker))
-	startProcess(t, "weir", "-c", conf, "run")
-	if err := waitListening("tcp", mqtt); err != nil {
-		t.Fatal(err)
-	}
-	publishSome(t, mqtt, 1, 40)
-	waitFor(t, "all is done with", func() bool { return queued(t, conf) == 0 })
+	weir := startRig(t, fmt.Sprintf("uplinks:\n  far: {sink: kafka, brokers: [%q]}\nroutes:\n  all: {topics: [\"bench/#\"], uplink: far}\n", broker))
+	publishSome(t, weir.mqtt, 1, 40)
+	bridgetest.Until(t, "all is done with", func() bool { return queued(t, weir.conf) == 0 })
 	look := func() (r verify.Report, code int) {
 		var out, errOut bytes.Buffer
-		args := []string{"verify", "kafka://" + broker, "--topic", "weir", "-c", conf, "--against", "far/all", "--json"}
+		args := []string{"verify", "kafka://" + broker, "--topic", "weir", "-c", weir.conf, "--against", "far/all", "--json"}
 		code = run(t.Context(), args, nil, &out, &errOut)
 		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 			t.Fatalf("%v: %s%s", err, out.String(), errOut.String())

@@ -162,7 +162,11 @@ func TestFirstLineAfterSilenceIsWhole(t *testing.T) {
 	p := plug(t, "")
 	r := start(t, Config{Port: p.Path(), Baud: 4_000_000})
 	r.want("up")
-	time.Sleep(300 * time.Millisecond) // the silence is the input here
+	select { // the silence is the input here
+	case got := <-r.frames:
+		t.Fatalf("got frame %q in the silence", got)
+	case <-time.After(300 * time.Millisecond):
+	}
 	send(t, p, `{"a":1}`+"\n")
 	r.want("a=1")
 }

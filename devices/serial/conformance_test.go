@@ -10,6 +10,7 @@ import (
 	"github.com/weir-iot/weir/devices/codec"
 	"github.com/weir-iot/weir/devices/devicetest"
 	"github.com/weir-iot/weir/devices/serial"
+	"github.com/weir-iot/weir/devices/serial/port"
 	"github.com/weir-iot/weir/devices/serial/pty"
 )
 
@@ -25,7 +26,7 @@ func newBench(t *testing.T, format any) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := serial.New(serial.Config{Port: link}, line)
+	d, err := serial.New(serial.Config{Config: port.Config{Port: link}}, line)
 	if err != nil {
 		t.Fatal(err)
 	}

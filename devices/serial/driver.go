@@ -1,11 +1,5 @@
 // Package serial reads devices that send lines of text over a serial port: RS-232, USB
 // adapters, boards with a USB port of their own, pseudo-terminals.
-//
-// go.bug.st/serial sets the port up; the reading is done on a descriptor of our own.
-// For in that library Close races with Read (the number of a closed descriptor may already
-// be another file's), an unplugged port looks like a closed one, and a write has no deadline.
-// A descriptor under Go's own poller has none of these: a read waits without turning, ends
-// at once when the context does, and an unplugged port is an end of file.
 package serial
 
 import (
@@ -16,16 +10,13 @@ import (
 	"os"
 	"time"
 
-	"go.bug.st/serial"
-
 	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/devices/serial/port"
 )
 
 // Driver reads one port.
 type Driver struct {
-	path    string // or usb:…, and then usb is set
-	usb     *usbID
-	mode    serial.Mode
+	port    *port.Port
 	maxLine int
 	line    *codec.Line
 }
@@ -33,9 +24,9 @@ type Driver struct {
 // Run opens the port and emits a frame per line until ctx ends, the port goes, or it
 // cannot be had. It keeps the promises of devices.Driver.
 func (d *Driver) Run(ctx context.Context, emit func(codec.Frame)) error {
-	p, err := d.open()
+	p, err := d.port.Open()
 	if err != nil {
-		return fmt.Errorf("port %s: %w", d.path, err)
+		return fmt.Errorf("port %s: %w", d.port, err)
 	}
 	defer p.Close()
 	stop := context.AfterFunc(ctx, func() { p.SetReadDeadline(time.Unix(1, 0)) })
@@ -47,9 +38,9 @@ func (d *Driver) Run(ctx context.Context, emit func(codec.Frame)) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed):
-		return fmt.Errorf("port %s: unplugged", d.path)
+		return fmt.Errorf("port %s: unplugged", d.port)
 	}
-	return fmt.Errorf("port %s: read: %w", d.path, err)
+	return fmt.Errorf("port %s: read: %w", d.port, err)
 }
 
 func (d *Driver) read(ctx context.Context, p *os.File, emit func(codec.Frame)) error {
@@ -77,7 +68,7 @@ func (d *Driver) read(ctx context.Context, p *os.File, emit func(codec.Frame)) e
 func (d *Driver) quiet(ctx context.Context, p *os.File, emit func(codec.Frame), lines *codec.Splitter) (began bool, err error) {
 	lines.SkipPartial()
 	// Adapters hand bytes on every 16 ms or so; 5 characters at slow rates.
-	p.SetReadDeadline(time.Now().Add(100*time.Millisecond + 50*time.Second/time.Duration(d.mode.BaudRate)))
+	p.SetReadDeadline(time.Now().Add(100*time.Millisecond + 50*time.Second/time.Duration(d.port.Baud())))
 	if ctx.Err() != nil { // its deadline may just have been overwritten, here and below
 		return false, ctx.Err()
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/devices/serial/port"
 	"github.com/weir-iot/weir/devices/serial/pty"
 	"github.com/weir-iot/weir/gateway"
 )
@@ -24,7 +24,7 @@ import (
 // TestMain can also be another process that holds a port.
 func TestMain(m *testing.M) {
 	if path := os.Getenv("WEIR_TEST_HOLD"); path != "" {
-		d := newDriver(Config{Port: path})
+		d := newDriver(port.Config{Port: path})
 		err := d.Run(context.Background(), func(codec.Frame) { fmt.Println("open") })
 		fmt.Println(err)
 		os.Exit(1)
@@ -32,12 +32,12 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-func newDriver(cfg Config) *Driver {
+func newDriver(cfg port.Config) *Driver {
 	line, err := codec.NewLine("json", nil)
 	if err != nil {
 		panic(err)
 	}
-	d, err := New(cfg, line)
+	d, err := New(Config{Config: cfg}, line)
 	if err != nil {
 		panic(err)
 	}
@@ -52,7 +52,7 @@ type running struct {
 	ended  chan error
 }
 
-func start(t *testing.T, cfg Config) *running {
+func start(t *testing.T, cfg port.Config) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{t, make(chan string, 100), cancel, make(chan error, 1)}
@@ -132,7 +132,7 @@ func send(t *testing.T, p *pty.PTY, text string) {
 
 func TestReadsLines(t *testing.T) {
 	p := plug(t, "")
-	r := start(t, Config{Port: p.Path()})
+	r := start(t, port.Config{Port: p.Path()})
 	r.want("up")
 	// As long as somebody is sending we cannot know that a line begins.
 	send(t, p, `"half":1}`+"\r\n"+`{"a":1.50}`+"\r\n\x00\xff\r\n"+`{"b":`)
@@ -152,7 +152,7 @@ func TestOldLinesAreNotRead(t *testing.T) {
 	}
 	defer other.Close()
 	send(t, p, `{"old":1}`+"\n")
-	r := start(t, Config{Port: p.Path()})
+	r := start(t, port.Config{Port: p.Path()})
 	r.want("up")
 	send(t, p, "\n"+`{"a":1}`+"\n")
 	r.want("a=1")
@@ -160,7 +160,7 @@ func TestOldLinesAreNotRead(t *testing.T) {
 
 func TestFirstLineAfterSilenceIsWhole(t *testing.T) {
 	p := plug(t, "")
-	r := start(t, Config{Port: p.Path(), Baud: 4_000_000})
+	r := start(t, port.Config{Port: p.Path(), Baud: 4_000_000})
 	r.want("up")
 	select { // the silence is the input here
 	case got := <-r.frames:
@@ -173,7 +173,7 @@ func TestFirstLineAfterSilenceIsWhole(t *testing.T) {
 
 func TestUnplugIsReportedAtOnce(t *testing.T) {
 	p := plug(t, "")
-	r := start(t, Config{Port: p.Path()})
+	r := start(t, port.Config{Port: p.Path()})
 	r.want("up")
 	p.Close()
 	r.wantEnd("unplugged")
@@ -184,7 +184,7 @@ func TestCancelIsQuick(t *testing.T) {
 	// The least of several: a wait in the driver is there each time, a busy machine is not.
 	least := time.Hour
 	for range 5 {
-		r := start(t, Config{Port: p.Path()})
+		r := start(t, port.Config{Port: p.Path()})
 		r.want("up")
 		began := time.Now()
 		r.cancel()
@@ -203,7 +203,7 @@ func TestCancelIsQuick(t *testing.T) {
 // baud we would listen for 1.1 s whether a line is under way.
 func TestCancelWhileItOpens(t *testing.T) {
 	p := plug(t, "")
-	d := newDriver(Config{Port: p.Path(), Baud: 50})
+	d := newDriver(port.Config{Port: p.Path(), Baud: 50})
 	for range 50 {
 		ctx, cancel := context.WithCancel(t.Context())
 		began := time.Now()
@@ -221,34 +221,21 @@ func TestOpenErrors(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	start(t, Config{Port: filepath.Join(dir, "none")}).wantEnd("none: not there: not plugged in?")
-	start(t, Config{Port: file}).wantEnd("file: not a serial port")
-	start(t, Config{Port: "/dev/null"}).wantEnd("/dev/null: not a serial port")
-	start(t, Config{Port: dir}).wantEnd("is a directory")
-	start(t, Config{Port: "usb:ffff:ffff:none"}).wantEnd("port usb:ffff:ffff:none: not there: not plugged in?")
+	start(t, port.Config{Port: filepath.Join(dir, "none")}).wantEnd("none: not there: not plugged in?")
+	start(t, port.Config{Port: file}).wantEnd("file: not a serial port")
+	start(t, port.Config{Port: "/dev/null"}).wantEnd("/dev/null: not a serial port")
+	start(t, port.Config{Port: dir}).wantEnd("is a directory")
+	start(t, port.Config{Port: "usb:ffff:ffff:none"}).wantEnd("port usb:ffff:ffff:none: not there: not plugged in?")
 }
 
 func TestOneAtATime(t *testing.T) {
 	p := plug(t, "")
-	r := start(t, Config{Port: p.Path()})
+	r := start(t, port.Config{Port: p.Path()})
 	r.want("up")
-	start(t, Config{Port: p.Path()}).wantEnd("in use by another device of this gateway")
-	if err := claimAs(p.Path()); err == nil || !strings.Contains(err.Error(), "in use by ") {
-		t.Errorf("the lock itself: %v", err)
-	}
+	start(t, port.Config{Port: p.Path()}).wantEnd("in use by another device of this gateway")
 	r.cancel()
 	r.wantEnd("canceled")
-	start(t, Config{Port: p.Path()}).want("up")
-}
-
-// claimAs claims without asking /proc/locks first, which would answer before the lock is tried.
-func claimAs(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return claim(f, path)
+	start(t, port.Config{Port: p.Path()}).want("up")
 }
 
 func TestAnotherProcessIsNamed(t *testing.T) {
@@ -266,10 +253,7 @@ func TestAnotherProcessIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	who := fmt.Sprintf("(process %d)", holder.Process.Pid)
-	start(t, Config{Port: p.Path()}).wantEnd(who)
-	if err := claimAs(p.Path()); err == nil || !strings.Contains(err.Error(), who) {
-		t.Errorf("the lock itself: %v", err)
-	}
+	start(t, port.Config{Port: p.Path()}).wantEnd(who)
 	// Killed, it leaves nothing behind that would keep us out, root or not.
 	holder.Process.Kill()
 	holder.Wait()
@@ -282,7 +266,7 @@ func TestAnotherProcessIsNamed(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	start(t, Config{Port: p.Path()}).want("up")
+	start(t, port.Config{Port: p.Path()}).want("up")
 }
 
 func TestOthersExclusiveUseIsHonoured(t *testing.T) {
@@ -295,7 +279,7 @@ func TestOthersExclusiveUseIsHonoured(t *testing.T) {
 	if err := control(f, func(fd int) error { return unix.IoctlSetInt(fd, unix.TIOCEXCL, 0) }); err != nil {
 		t.Fatal(err)
 	}
-	start(t, Config{Port: p.Path()}).wantEnd("in use by another process")
+	start(t, port.Config{Port: p.Path()}).wantEnd("in use by another process")
 }
 
 func withPort(t *testing.T, path string, fn func(fd int) error) error {
@@ -307,11 +291,20 @@ func withPort(t *testing.T, path string, fn func(fd int) error) error {
 	return control(f, fn)
 }
 
+func control(f *os.File, fn func(fd int) error) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	return errors.Join(conn.Control(func(fd uintptr) { failed = fn(int(fd)) }), failed)
+}
+
 func TestModeReachesThePort(t *testing.T) {
 	p := plug(t, "")
 	off := false
 	// A pseudo-terminal has no modem lines, and dtr: false must not fail for it.
-	r := start(t, Config{Port: p.Path(), Baud: 19200, DataBits: 7, Parity: "even", StopBits: 2, DTR: &off})
+	r := start(t, port.Config{Port: p.Path(), Baud: 19200, DataBits: 7, Parity: "even", StopBits: 2, DTR: &off})
 	r.want("up")
 	withPort(t, p.Path(), func(fd int) error {
 		tio, err := unix.IoctlGetTermios(fd, unix.TCGETS)
@@ -332,64 +325,19 @@ func TestConfigErrors(t *testing.T) {
 		want string
 	}{
 		{Config{}, "port: missing; it is a path such as /dev/serial/by-id/… or usb:VID:PID"},
-		{Config{Port: "ttyUSB0"}, `port: "ttyUSB0" is neither an absolute path nor usb:VID:PID`},
-		{Config{Port: "usb:1a86"}, `port: "usb:1a86" is not usb:VID:PID or usb:VID:PID:SERIAL, such as usb:1a86:7523`},
-		{Config{Port: "usb:1a86:752x"}, `port: "usb:1a86:752x" is not usb:VID:PID or usb:VID:PID:SERIAL, such as usb:1a86:7523`},
-		{Config{Port: "/dev/a", Baud: -1}, "baud: -1 is not between 1 and 4000000"},
-		{Config{Port: "/dev/a", DataBits: 9}, "data_bits: 9 is not between 5 and 8"},
-		{Config{Port: "/dev/a", Parity: "evne"}, `parity: "evne" is none of none, odd, even, mark, space`},
-		{Config{Port: "/dev/a", StopBits: 3}, "stop_bits: 3 is neither 1 nor 2"},
-		{Config{Port: "/dev/a", MaxLine: 1 << 20}, "max_line: 1048576 is not between 1 and 65536"},
+		{Config{Config: port.Config{Port: "ttyUSB0"}}, `port: "ttyUSB0" is neither an absolute path nor usb:VID:PID`},
+		{Config{Config: port.Config{Port: "usb:1a86"}}, `port: "usb:1a86" is not usb:VID:PID or usb:VID:PID:SERIAL, such as usb:1a86:7523`},
+		{Config{Config: port.Config{Port: "usb:1a86:752x"}}, `port: "usb:1a86:752x" is not usb:VID:PID or usb:VID:PID:SERIAL, such as usb:1a86:7523`},
+		{Config{Config: port.Config{Port: "/dev/a", Baud: -1}}, "baud: -1 is not between 1 and 4000000"},
+		{Config{Config: port.Config{Port: "/dev/a", DataBits: 9}}, "data_bits: 9 is not between 5 and 8"},
+		{Config{Config: port.Config{Port: "/dev/a", Parity: "evne"}}, `parity: "evne" is none of none, odd, even, mark, space`},
+		{Config{Config: port.Config{Port: "/dev/a", StopBits: 3}}, "stop_bits: 3 is neither 1 nor 2"},
+		{Config{MaxLine: 1 << 20, Config: port.Config{Port: "/dev/a"}}, "max_line: 1048576 is not between 1 and 65536"},
 	} {
 		_, err := New(c.cfg, nil)
 		var key *gateway.KeyError
 		if !errors.As(err, &key) || err.Error() != c.want {
 			t.Errorf("%+v: %v", c.cfg, err)
-		}
-	}
-}
-
-func TestFindUSB(t *testing.T) {
-	root := t.TempDir()
-	add := func(tty, device, vid, pid, serial string) {
-		usb := filepath.Join(root, "devices", device)
-		deep := filepath.Join(usb, device+":1.0", tty)
-		class := filepath.Join(root, "class", tty)
-		for _, err := range []error{
-			os.MkdirAll(deep, 0o700), os.MkdirAll(class, 0o700), os.Symlink(deep, filepath.Join(class, "device")),
-			os.WriteFile(filepath.Join(usb, "idVendor"), []byte(vid+"\n"), 0o600),
-			os.WriteFile(filepath.Join(usb, "idProduct"), []byte(pid+"\n"), 0o600),
-			os.WriteFile(filepath.Join(usb, "serial"), []byte(serial+"\n"), 0o600),
-		} {
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	add("ttyUSB0", "1-1", "1a86", "7523", "")
-	add("ttyUSB1", "1-2", "0403", "6001", "A50285BI")
-	add("ttyUSB2", "1-3", "0403", "6001", "A50285BJ")
-	add("ttyACM0", "1-4", "303a", "1001", "7C:DF:A1:00:00:01")
-	os.MkdirAll(filepath.Join(root, "class", "tty0"), 0o700)
-
-	for in, want := range map[string]string{
-		"usb:1A86:7523":                   "/dev/ttyUSB0",
-		"usb:0403:6001:A50285BJ":          "/dev/ttyUSB2",
-		"usb:303a:1001:7C:DF:A1:00:00:01": "/dev/ttyACM0",
-		"usb:1a86:7524":                   "not there: not plugged in?",
-		"usb:0403:6001": "not one port but 2: /dev/ttyUSB1 (usb:0403:6001:A50285BI), " +
-			"/dev/ttyUSB2 (usb:0403:6001:A50285BJ); name one by its serial number or its path in /dev/serial/by-path",
-	} {
-		id, err := parseUSB(in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := id.find(filepath.Join(root, "class"))
-		if err != nil {
-			got = err.Error()
-		}
-		if !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: got %q, want %q", in, got, want)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package serial
+package port
 
 import (
 	"errors"
@@ -13,12 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// open finds the port, makes sure that nobody else has it, and sets it up.
-func (d *Driver) open() (*os.File, error) {
-	path := d.path
-	if d.usb != nil {
+// Open finds the port, makes sure that nobody else has it, and sets it up. What came in before is
+// dropped. The file can be read and written with deadlines; who closes it gives the port back.
+func (p *Port) Open() (*os.File, error) {
+	path := p.path
+	if p.usb != nil {
 		var err error
-		if path, err = d.usb.find("/sys/class/tty"); err != nil {
+		if path, err = p.usb.find("/sys/class/tty"); err != nil {
 			return nil, err
 		}
 	}
@@ -47,7 +48,7 @@ func (d *Driver) open() (*os.File, error) {
 	}
 	err = claim(f, path)
 	if err == nil {
-		err = setUp(f, path, d.mode)
+		err = setUp(f, path, p.mode)
 	}
 	if err == nil {
 		err = f.SetReadDeadline(time.Time{}) // a file that cannot be polled could not be cancelled

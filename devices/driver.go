@@ -35,3 +35,19 @@ type Driver interface {
 	// garbage, and goes on.
 	Run(ctx context.Context, emit func(codec.Frame)) error
 }
+
+// Writer is a driver whose device takes commands. It is optional: who has a command asks a Driver
+// whether it is one.
+type Writer interface {
+	// Write sends value, as text, to what the device knows as name: a measurement that can be
+	// set, or a command. It returns what the device says after that, read back where it can be,
+	// and "" where it says nothing.
+	//
+	// It may be called at any time, also while Run runs, and by several at once: what has to
+	// go one after the other, the driver sees to. It returns within a second after ctx has
+	// ended. An error is gateway.ErrInvalid if there is no such name or the value cannot be, ErrDenied
+	// if the configuration does not allow it, ErrTransient if the device cannot be
+	// reached; another one says what the device made of it. After an error the device may have
+	// carried it out all the same; a driver never sends a command twice by itself.
+	Write(ctx context.Context, name, value string) (reply string, err error)
+}

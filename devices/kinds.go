@@ -2,17 +2,21 @@ package devices
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/devices/modbus"
 	"github.com/weir-iot/weir/devices/serial"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
 )
 
 // kinds is THE list of drivers. Each decodes its section of the configuration, strictly.
-func kinds() []kind {
+func kinds(b buses) []kind {
 	return []kind{
+		{"modbus", b.newModbus},
 		{"serial", newSerial},
 	}
 }
@@ -49,15 +53,81 @@ func newSerial(s config.Section, c *common) (Driver, []string, error) {
 	return d, line.Names(), err
 }
 
+func (b buses) newModbus(s config.Section, c *common) (Driver, []string, error) {
+	cfg := struct {
+		*common       `yaml:",inline"`
+		modbus.Config `yaml:",inline"`
+	}{common: c}
+	if err := s.Decode(&cfg); err != nil {
+		return nil, nil, err
+	}
+	bus := b[cfg.Bus]
+	if bus == nil {
+		if cfg.Bus == "" {
+			return nil, nil, gateway.BadKey("bus", "missing; it is one of those under buses")
+		}
+		return nil, nil, gateway.BadKey("bus", "there is no bus %q%s", cfg.Bus, config.Suggest(cfg.Bus, slices.Collect(maps.Keys(b))))
+	}
+	cfg.RegistersFile = s.File(cfg.RegistersFile)
+	d, err := modbus.New(cfg.Config, bus, c.ExpireAfter)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Measurements == nil {
+		c.Measurements = map[string]codec.Measurement{}
+	}
+	for name, m := range c.Measurements {
+		if !d.UseUnit(name, m.Unit) {
+			return nil, nil, gateway.BadKey("measurements."+name, "there is no register %q", name)
+		}
+	}
+	var names []string
+	for name, unit := range d.Units() {
+		m := c.Measurements[name]
+		m.Unit = unit
+		c.Measurements[name] = m
+		names = append(names, name)
+	}
+	return d, names, nil
+}
+
+// buses are the lines and connections that devices share, by id.
+type buses map[string]*modbus.Bus
+
+// newBuses makes the buses of all sections. Its error is every mistake in them.
+func newBuses(sections map[string]config.Section) (buses, error) {
+	b := buses{}
+	var errs []error
+	for _, id := range slices.Sorted(maps.Keys(sections)) {
+		bus, err := NewBus(sections[id])
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		b[id] = bus
+	}
+	return b, errors.Join(errs...)
+}
+
+// NewBus makes the bus of one section.
+func NewBus(s config.Section) (*modbus.Bus, error) {
+	var cfg modbus.BusConfig
+	if err := s.Decode(&cfg); err != nil {
+		return nil, err
+	}
+	bus, err := modbus.NewBus(s.Name(), cfg)
+	return bus, place(s, err)
+}
+
 // load makes the driver of one section.
-func load(s config.Section) (kind, common, Driver, []string, error) {
+func load(s config.Section, b buses) (kind, common, Driver, []string, error) {
 	var c common
 	name, err := s.Kind("driver")
 	if err != nil {
 		return kind{}, c, nil, nil, err
 	}
 	var names []string
-	for _, k := range kinds() {
+	for _, k := range kinds(b) {
 		if k.name == name {
 			d, measurements, err := k.new(s, &c)
 			return k, c, d, measurements, place(s, err)

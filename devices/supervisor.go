@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/devices/modbus"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
 )
@@ -24,6 +25,7 @@ type Ingest func(ctx context.Context, e *gateway.Event, done func(error)) error
 // Options are what a Supervisor needs. Logger and Observer may be left out.
 type Options struct {
 	Sections map[string]config.Section // by device id
+	Buses    map[string]config.Section // by id, for devices that share a line
 	Site     string
 	Ingest   Ingest
 	Logger   *slog.Logger
@@ -64,8 +66,17 @@ func New(o Options) (*Supervisor, error) {
 	o.Observer = o.Observer.OrNop()
 	s := &Supervisor{}
 	var errs []error
+	shared, err := newBuses(o.Buses)
+	if err != nil {
+		errs = append(errs, err)
+		for id := range o.Buses { // a device is not wrong because its bus is
+			if shared[id] == nil {
+				shared[id] = new(modbus.Bus)
+			}
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(o.Sections)) {
-		d, err := newDevice(o, id, o.Sections[id])
+		d, err := newDevice(o, id, o.Sections[id], shared)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -78,8 +89,8 @@ func New(o Options) (*Supervisor, error) {
 	return s, nil
 }
 
-func newDevice(o Options, id string, section config.Section) (*device, error) {
-	kind, common, driver, names, err := load(section)
+func newDevice(o Options, id string, section config.Section, shared buses) (*device, error) {
+	kind, common, driver, names, err := load(section, shared)
 	if err != nil {
 		return nil, err
 	}

@@ -270,6 +270,7 @@ func measurements(of []devices.Measurement) (all []web.Measurement) {
 func newDevices(cfg *config.Config, ingest devices.Ingest, log *slog.Logger, o gateway.Observer) (*devices.Supervisor, error) {
 	return devices.New(devices.Options{
 		Sections: cfg.Devices,
+		Buses:    cfg.Buses,
 		Site:     cfg.Gateway.Site,
 		Ingest:   ingest,
 		Logger:   log.With("part", "devices"),

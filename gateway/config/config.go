@@ -19,6 +19,7 @@ type Config struct {
 	Listeners Listeners
 	Journal   Journal
 	Health    Health
+	Buses     map[string]Section // by id; lines and connections that devices share
 	Devices   map[string]Section // by id; the driver decodes its own
 	Uplinks   map[string]Section // by id; the sink decodes its own
 	Routes    map[string]Route

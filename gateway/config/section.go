@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"path/filepath"
+	"strings"
+)
 
 // Section is one map of the file that its owner decodes: a device, an uplink, or a
 // part of one. Its errors have their place in the file. The zero Section is empty.
@@ -39,6 +42,14 @@ func (s Section) Decode(into any) error {
 		return nil
 	}
 	return decode(s.node, into).orNil()
+}
+
+// File is the path of a file that the section names: relative to the configuration.
+func (s Section) File(name string) string {
+	if s.node == nil || name == "" || filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(s.node.src.secrets.dir, name)
 }
 
 // Errorf returns an *Error at the value of key, or at the section's id if key is empty

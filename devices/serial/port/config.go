@@ -9,6 +9,7 @@
 package port
 
 import (
+	"fmt"
 	"strings"
 
 	"go.bug.st/serial"
@@ -101,3 +102,15 @@ func (p *Port) String() string { return p.path }
 
 // Baud is the rate in bits per second.
 func (p *Port) Baud() int { return p.mode.BaudRate }
+
+// Line is how the line is set, as people write it: 9600 8N1.
+func (p *Port) Line() string {
+	parity := map[serial.Parity]string{
+		serial.NoParity: "N", serial.OddParity: "O", serial.EvenParity: "E", serial.MarkParity: "M", serial.SpaceParity: "S",
+	}[p.mode.Parity]
+	stop := 1
+	if p.mode.StopBits == serial.TwoStopBits {
+		stop = 2
+	}
+	return fmt.Sprintf("%d %d%s%d", p.mode.BaudRate, p.mode.DataBits, parity, stop)
+}

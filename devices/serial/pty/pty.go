@@ -14,7 +14,7 @@ import (
 // ErrUnread says that nobody has the terminal open.
 var ErrUnread = errors.New("nobody has the port open")
 
-// PTY is the device's end of a pseudo-terminal. Methods are for one goroutine at a time.
+// PTY is the device's end of a pseudo-terminal. Methods but Read are for one goroutine at a time.
 type PTY struct {
 	master *os.File
 	path   string
@@ -110,6 +110,18 @@ func (p *PTY) Write(b []byte) (int, error) {
 	}
 	p.master.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	return p.master.Write(b)
+}
+
+// Read reads what was sent to the device. While nobody has the terminal open it waits. It may be
+// called beside the other methods, by one goroutine, and ends with Close.
+func (p *PTY) Read(b []byte) (int, error) {
+	for {
+		n, err := p.master.Read(b)
+		if !errors.Is(err, unix.EIO) {
+			return n, err
+		}
+		time.Sleep(2 * time.Millisecond) // the kernel has no event for somebody who opens it
+	}
 }
 
 // Close unplugs the device: the terminal and its link are gone, and who has it open reads

@@ -545,14 +545,18 @@ func float16(h uint16) float64 {
 	return sign * math.Ldexp(1024+frac, exp-25)
 }
 
-// toFloat16 is the float16 that is f exactly, or false.
-func toFloat16(f float64) (uint16, bool) {
+// toFloat16 is the float16 next to f, or false if there is none.
+func toFloat16(f float64) (best uint16, ok bool) {
+	if math.Abs(f) >= 65520 { // half a step above the largest
+		return 0, false
+	}
+	least := math.Inf(1)
 	for h := range 1 << 16 {
-		if float16(uint16(h)) == f && (f != 0 || h == 0) {
-			return uint16(h), true
+		if d := math.Abs(float16(uint16(h)) - f); d < least {
+			best, least = uint16(h), d
 		}
 	}
-	return 0, false
+	return best, true
 }
 
 func fromBCD(raw uint64) (n uint64, ok bool) {
@@ -646,7 +650,7 @@ func (r *register) unscale(d decimal) (uint64, error) {
 		case 1:
 			h, ok := toFloat16(f)
 			if !ok {
-				return 0, errors.New("cannot be a float16 exactly")
+				return 0, errors.New("is out of the range of a float16")
 			}
 			return uint64(h), nil
 		case 2:

@@ -81,24 +81,27 @@ func (d decimal) float() float64 {
 // String is d as a JSON number, with the decimals it has: 2340·0.1 is 234.0, for that is how
 // exactly the device knows it.
 func (d decimal) String() string {
-	switch digits := d.mant.String(); {
+	sign, digits := "", new(big.Int).Abs(d.mant).String()
+	if d.mant.Sign() < 0 {
+		sign = "-"
+	}
+	switch {
 	case d.mant.Sign() == 0 && d.exp >= 0:
 		return "0"
-	case d.exp > 21-len(digits) && d.exp > 0 || d.exp < -40:
-		return fmt.Sprintf("%se%d", digits, d.exp)
+	case d.exp > 0 && d.exp > 21-len(digits) || d.exp < -24:
+		exp := d.exp + len(digits) - 1
+		if len(digits) > 1 {
+			digits = digits[:1] + "." + digits[1:]
+		}
+		return fmt.Sprintf("%s%se%d", sign, digits, exp)
 	case d.exp >= 0:
-		return digits + strings.Repeat("0", d.exp)
-	default:
-		sign := ""
-		if d.mant.Sign() < 0 {
-			sign, digits = "-", digits[1:]
-		}
-		if short := 1 - d.exp - len(digits); short > 0 {
-			digits = strings.Repeat("0", short) + digits
-		}
-		point := len(digits) + d.exp
-		return sign + digits[:point] + "." + digits[point:]
+		return sign + digits + strings.Repeat("0", d.exp)
 	}
+	if short := 1 - d.exp - len(digits); short > 0 {
+		digits = strings.Repeat("0", short) + digits
+	}
+	point := len(digits) + d.exp
+	return sign + digits[:point] + "." + digits[point:]
 }
 
 func pow10(n int) *big.Int { return new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n)), nil) }

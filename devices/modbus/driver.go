@@ -67,10 +67,10 @@ type report struct {
 
 func (r *reader) run(ctx context.Context) error {
 	blocks := plan(r.registers, r.limits)
-	var models []*model
+	var own []*model
 	if r.sunspec {
 		var err error
-		if models, err = r.discover(ctx); err != nil {
+		if own, err = r.discover(ctx); err != nil {
 			return err
 		}
 	}
@@ -113,7 +113,7 @@ func (r *reader) run(ctx context.Context) error {
 			todo = append(todo, b)
 		}
 		blocks = todo
-		for _, m := range models {
+		for _, m := range own {
 			if !now.Before(m.next) {
 				if err := r.pollModel(ctx, m); err != nil {
 					return err

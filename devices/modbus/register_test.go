@@ -56,7 +56,7 @@ func TestDecode(t *testing.T) {
 		{Register{Type: "float32", WordOrder: "little"}, []uint16{0xcccd, 0x3dcc}, "0.1"},
 		{Register{Type: "float32"}, []uint16{0x7fc0, 0}, "nan bad"},
 		{Register{Type: "float32"}, []uint16{0x7f80, 0}, "nan bad"},
-		{Register{Type: "float32"}, []uint16{0x7f7f, 0xffff}, "34028235e31"},
+		{Register{Type: "float32"}, []uint16{0x7f7f, 0xffff}, "3.4028235e38"},
 		{Register{Type: "float64"}, []uint16{0x3fb9, 0x9999, 0x9999, 0x999a}, "0.1"},
 		{Register{Type: "bcd16"}, []uint16{0x1234}, "1234"},
 		{Register{Type: "bcd32"}, []uint16{0x0012, 0x3456}, "123456"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -130,17 +131,20 @@ func registersOf(points, prefix string, addr uint16, n int) []*register {
 		r.factor = f[3]
 		registers = append(registers, r)
 	}
-	for _, r := range registers {
-		if r.factor != "" {
-			r.scaleAt = factors[r.factor]
-		}
-	}
-	return registers
+	return slices.DeleteFunc(registers, func(r *register) bool {
+		r.scaleAt = factors[r.factor]
+		return r.factor != "" && r.scaleAt == 0 // its factor is not there, so nobody knows what it means
+	})
 }
 
 // discover finds the models of the slave.
 func (r *reader) discover(ctx context.Context) ([]*model, error) {
-	found, err := findModels(func(addr uint16, n int) ([]uint16, error) { return r.read(ctx, holding, addr, n) })
+	quiet := *r
+	quiet.up = true // whoever does not speak SunSpec is not up because it says so
+	found, err := findModels(func(addr uint16, n int) ([]uint16, error) { return quiet.read(ctx, holding, addr, n) })
+	if errors.Is(err, errNoSunSpec) {
+		err = fmt.Errorf("unit %d on %s %w", r.unit, r.bus.what, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +170,7 @@ func (r *reader) discover(ctx context.Context) ([]*model, error) {
 		known = append(known, m)
 	}
 	if len(known) == 0 {
-		return nil, fmt.Errorf("unit %d speaks SunSpec, but no model that Weir knows: %s", r.unit, ids(found))
+		return nil, fmt.Errorf("unit %d on %s speaks SunSpec, but has no model that Weir knows: %s", r.unit, r.bus.what, ids(found))
 	}
 	return known, nil
 }
@@ -202,8 +206,10 @@ func findModels(read func(addr uint16, n int) ([]uint16, error)) ([]*model, erro
 		}
 		return found, nil
 	}
-	return nil, errors.New("this device does not speak SunSpec: there is no SunS at 40000, 50000 or 0")
+	return nil, errNoSunSpec
 }
+
+var errNoSunSpec = errors.New("does not speak SunSpec: there is no SunS at 40000, 50000 or 0")
 
 // maxModels bounds the list of models.
 const maxModels = 64

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weir-iot/weir/devices"
+	"github.com/weir-iot/weir/devices/modbus"
+	"github.com/weir-iot/weir/gateway/config"
+)
+
+func devicesCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "devices",
+		Short:   "Look at devices",
+		Long:    "Look at devices that are connected to this machine.\n\nExit codes: 0 ok, 1 failed, 2 usage, 3 config invalid.",
+		Example: "  weir devices probe --bus rs485",
+		Args:    noArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(probeCommand(o))
+	return cmd
+}
+
+// probe is what weir devices probe is asked for.
+type probe struct {
+	bus, ids, table string
+	first, last     int
+	address, count  int
+	timeout         time.Duration
+	asJSON          bool
+}
+
+func probeCommand(o *options) *cobra.Command {
+	var p probe
+	cmd := &cobra.Command{
+		Use:   "probe --bus NAME",
+		Short: "Find the devices on a Modbus bus, and show their registers",
+		Long: `Ask every unit id on a bus whether somebody is there, and show registers of those who are in
+every interpretation: as integers, floats, BCD, bits and text, in each word and byte order, to find
+what the maker's list does not tell. Only reads are sent. The gateway must not run, or not have this
+bus: one master at a time.
+
+Exit codes: 0 ok, 1 nobody answered or the bus cannot be used, 2 usage, 3 config invalid.`,
+		Example: `  weir devices probe --bus rs485
+  weir devices probe --bus rs485 --ids 1-16 --timeout 100ms
+  weir devices probe --bus rs485 --ids 3 --table input --address 52 --count 4`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := o.load()
+			if err != nil {
+				return err
+			}
+			section, known := cfg.Buses[p.bus]
+			if !known {
+				return exitf(exitUsage, "there is no bus %q in the config%s", p.bus, config.Suggest(p.bus, slices.Collect(maps.Keys(cfg.Buses))))
+			}
+			bus, err := devices.NewBus(section)
+			if err != nil {
+				return &exitError{exitConfig, err}
+			}
+			if err := p.check(); err != nil {
+				return exitf(exitUsage, "%w (see %s --help)", err, cmd.CommandPath())
+			}
+			return p.run(cmd, bus)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&p.bus, "bus", "", "`name` of a bus in the config")
+	f.StringVar(&p.ids, "ids", "1-247", "unit `ids`, one or a range")
+	f.StringVar(&p.table, "table", "holding", "what to show: holding, input, coil or discrete")
+	f.IntVar(&p.address, "address", 0, "the first register to show, counted from 0")
+	f.IntVar(&p.count, "count", 10, "how many registers to show; 0: none")
+	f.DurationVar(&p.timeout, "timeout", 300*time.Millisecond, "how long to wait for an answer")
+	f.BoolVar(&p.asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func (p *probe) check() error {
+	first, last, isRange := strings.Cut(p.ids, "-")
+	var err, err2 error
+	p.first, err = strconv.Atoi(first)
+	if p.last = p.first; isRange {
+		p.last, err2 = strconv.Atoi(last)
+	}
+	_, known := modbus.Tables[p.table]
+	switch {
+	case err != nil || err2 != nil || p.first < 0 || p.last < p.first || p.last > 255:
+		return fmt.Errorf("--ids %q is neither an id nor a range such as 1-16", p.ids)
+	case !known:
+		return fmt.Errorf("there is no table %q%s", p.table, config.Suggest(p.table, slices.Collect(maps.Keys(modbus.Tables))))
+	case p.address < 0 || p.address > 65535:
+		return fmt.Errorf("--address %d is not between 0 and 65535", p.address)
+	case p.count < 0 || p.count > 1000:
+		return fmt.Errorf("--count %d is not between 0 and 1000", p.count)
+	case p.timeout < time.Millisecond || p.timeout > time.Minute:
+		return fmt.Errorf("--timeout %v is not between 1ms and 1m", p.timeout)
+	}
+	return nil
+}
+
+// slave is what there is to say of one unit id.
+type slave struct {
+	modbus.Found
+	SunSpec   []string     `json:"sunspec,omitempty"`
+	Registers []modbus.Raw `json:"registers,omitempty"`
+	Problem   string       `json:"problem,omitempty"`
+}
+
+func (p *probe) run(cmd *cobra.Command, bus *modbus.Bus) error {
+	out, progress := cmd.OutOrStdout(), cmd.ErrOrStderr()
+	fmt.Fprintf(progress, "asking units %d to %d, at most %v\n", p.first, p.last, time.Duration(p.last-p.first+1)*p.timeout)
+	var found []modbus.Found
+	err := bus.Scan(cmd.Context(), p.first, p.last, p.timeout, func(f modbus.Found) { found = append(found, f) })
+	if err != nil {
+		return err
+	}
+	var slaves []slave
+	there := false
+	for _, f := range found {
+		s := slave{Found: f}
+		if f.Noise == "" {
+			there = true
+			if s.SunSpec, err = bus.Models(cmd.Context(), f.Unit); err == nil && p.count > 0 {
+				s.Registers, err = bus.Dump(cmd.Context(), f.Unit, modbus.Tables[p.table], uint16(p.address), p.count)
+			}
+			if err != nil {
+				s.Problem = err.Error()
+			}
+		}
+		slaves = append(slaves, s)
+		if !p.asJSON {
+			if err := s.print(out); err != nil {
+				return err
+			}
+		}
+	}
+	if p.asJSON {
+		if err := printJSON(cmd, slaves); err != nil {
+			return err
+		}
+	}
+	if !there {
+		return exitf(exitFailed, "nobody answered: are the devices on, are A and B the right way round, do baud rate and parity fit, is framing right?")
+	}
+	return nil
+}
+
+func (s slave) print(out io.Writer) error {
+	switch {
+	case s.Noise != "":
+		_, err := fmt.Fprintf(out, "unit %d: no answer, but something came: %s\n", s.Unit, s.Noise)
+		return err
+	case s.Answer != "":
+		fmt.Fprintf(out, "unit %d is there; it refuses to read holding register 40001: %s\n", s.Unit, s.Answer)
+	default:
+		fmt.Fprintf(out, "unit %d is there\n", s.Unit)
+	}
+	if len(s.SunSpec) > 0 {
+		fmt.Fprintf(out, "  it speaks SunSpec, models %s: sunspec: true reads them\n", strings.Join(s.SunSpec, ", "))
+	}
+	if s.Problem != "" {
+		fmt.Fprintf(out, "  %s\n", s.Problem)
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, r := range s.Registers {
+		fmt.Fprintf(w, "  %s (address %d)\t%s\n", r.Register, r.Address, r.Hex)
+		for _, line := range meant(r.Values) {
+			fmt.Fprintf(w, "\t%s\n", line)
+		}
+	}
+	return w.Flush()
+}
+
+// meant puts the values of one width and order into a line each.
+func meant(values []modbus.Meant) (out []string) {
+	last := ""
+	for _, order := range [][2]string{{"", ""}, {"", "little"}, {"little", ""}, {"little", "little"}} {
+		for _, width := range []string{"16", "32", "64", ""} {
+			var parts []string
+			for _, v := range values {
+				digits := strings.TrimLeft(v.Type, "abcdefghijklmnopqrstuvwxyz")
+				if v.WordOrder == order[0] && v.ByteOrder == order[1] && digits == width {
+					parts = append(parts, v.Type+" "+v.Value)
+				}
+			}
+			if len(parts) == 0 {
+				continue
+			}
+			line := strings.Join(parts, ", ")
+			if order[1] != "" {
+				line = "byte_order little: " + line
+			}
+			if order[0] != "" {
+				line = strings.Replace("word_order little: "+line, ": byte", ", byte", 1)
+			}
+			if line != last {
+				out = append(out, line)
+			}
+			last = line
+		}
+	}
+	return out
+}

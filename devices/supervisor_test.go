@@ -68,6 +68,51 @@ func TestConfigErrorsHaveTheirPlace(t *testing.T) {
 	}
 }
 
+func TestBusesAndModbusDevices(t *testing.T) {
+	load := func(text string) ([]Status, error) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "weir.yaml")
+		csv := "name,holding,unit\nflow,7,m³/h\n"
+		if err := errors.Join(os.WriteFile(file, []byte(text), 0o600), os.WriteFile(filepath.Join(dir, "map.csv"), []byte(csv), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		c, err := config.Load(file)
+		if err != nil {
+			return nil, err
+		}
+		s, err := New(Options{Sections: c.Devices, Buses: c.Buses, Site: "s"})
+		if err != nil {
+			return nil, err
+		}
+		return s.Status(), nil
+	}
+	const bus = "buses: {rs485: {port: /dev/a}}\ndevices:\n  meter: {driver: modbus, unit_id: 3, "
+	status, err := load(bus + "bus: rs485, registers: {power: {input: 52, unit: W}, level: {coil: 1}}, registers_file: map.csv, measurements: {level: {unit: x}}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Measurement{{"flow", "s/meter/flow", "m³/h"}, {"level", "s/meter/level", "x"}, {"power", "s/meter/power", "W"}}
+	if !reflect.DeepEqual(status[0].Measurements, want) {
+		t.Errorf("%+v", status[0].Measurements)
+	}
+	for text, want := range map[string]string{
+		bus + "registers: {x: {coil: 0}}}":                                              "weir.yaml:3:3: bus: missing; it is one of those under buses",
+		bus + "bus: rs458, registers: {x: {coil: 0}}}":                                  `weir.yaml:3:44: bus: there is no bus "rs458", did you mean "rs485"?`,
+		bus + "bus: rs485, registers: {x: {coil: 0, tyep: bool}}}":                      `unknown key "tyep", did you mean "type"?`,
+		bus + "bus: rs485, registers: {x: {holding: 40053}}}":                           "weir.yaml:3:76: registers.x.holding: 40053 can mean holding register 40053 (address 52) or",
+		bus + "bus: rs485, registers: {x: {register: 50053}}}":                          "weir.yaml:3:77: \"50053\" is no register number",
+		bus + "bus: rs485, registers: {x: {coil: 0}}, measurements: {y: {unit: W}}}":    `measurements.y: there is no register "y"`,
+		bus + "bus: rs485, registers_file: none.csv}":                                   "weir.yaml:3:67: registers_file: open ",
+		"buses: {rs485: {port: /dev/a, boud: 1}}":                                       `weir.yaml:1:31: unknown key "boud", did you mean "baud"?`,
+		"buses: {rs485: {address: plc, framing: x}}":                                    `weir.yaml:1:40: framing: "x" is neither tcp nor rtu`,
+		"buses: {rs485: {}}\ndevices: {m: {driver: modbus, bus: rs485, sunspec: true}}": "weir.yaml:1:9: port: missing; a bus has a port",
+	} {
+		if _, err := load(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\ngot  %v\nwant %s", text, err, want)
+		}
+	}
+}
+
 func TestTopics(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                "plant1/scale/weight",

@@ -25,6 +25,8 @@ gateway: {id: demo, site: demo, data_dir: data}
 listeners:
   mqtt: {address: 127.0.0.1:1883}
   http: {address: 127.0.0.1:8080}
+buses:
+  rs485: {port: %[5]q, baud: 19200}
 devices:
   scale:
     driver: serial
@@ -50,6 +52,17 @@ devices:
     port: %[4]q
     format: {csv: [moisture, temperature]}
     measurements: {moisture: {unit: "%%"}, temperature: {unit: °C}}
+  heatpump:
+    driver: modbus
+    name: Heat pump
+    bus: rs485
+    unit_id: 3
+    interval: 1s
+    registers:
+      flow: {register: 30001, scale: 0.1, unit: °C, deadband: 0.5, max_interval: 10s}
+      return: {register: 30002, scale: 0.1, unit: °C, deadband: 0.5, max_interval: 10s}
+      power: {register: 30003, scale: 0.1, unit: W}
+      compressor: {register: 30004, enum: {0: stopped, 1: runs}, deadband: 0}
 `
 
 func demo(ctx context.Context, args []string, out, errOut io.Writer) error {
@@ -118,7 +131,7 @@ func demoSettings(file, ttys string) (*config.Config, error) {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err == nil {
 		var ports []any
-		for _, name := range []string{"scale", "weather", "co2", "soil"} {
+		for _, name := range []string{"scale", "weather", "co2", "soil", "heatpump"} {
 			ports = append(ports, filepath.Join(ttys, name))
 		}
 		_, err = fmt.Fprintf(f, demoConfig, ports...)

@@ -129,11 +129,11 @@ func TestDemoConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := devices.New(devices.Options{Sections: cfg.Devices, Site: cfg.Gateway.Site})
+	s, err := devices.New(devices.Options{Sections: cfg.Devices, Buses: cfg.Buses, Site: cfg.Gateway.Site})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(s.Status()); n != 4 || cfg.Gateway.DataDir != filepath.Join(dir, "data") {
+	if n := len(s.Status()); n != 5 || cfg.Gateway.DataDir != filepath.Join(dir, "data") {
 		t.Errorf("%d devices, data in %s", n, cfg.Gateway.DataDir)
 	}
 }

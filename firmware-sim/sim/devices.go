@@ -21,6 +21,7 @@ func kinds() []kind {
 		{name: "weather", what: "serial lines of key=value", every: 2 * time.Second, line: pairsLine, new: newWeather},
 		{name: "co2", what: "serial lines of JSON", every: time.Second, line: jsonLine, new: newCO2},
 		{name: "soil", what: "serial lines of CSV, with garbage now and then", every: time.Second, line: csvLine, garbage: true, new: newSoil},
+		{name: "heatpump", what: "Modbus RTU unit 3: registers 30001 to 30004", every: time.Second, modbus: true, new: newHeatpump},
 	}
 }
 
@@ -37,6 +38,8 @@ type kind struct {
 	// Serial, if line is set:
 	line    func([]value) string
 	garbage bool
+
+	modbus bool // a slave, whose values are its input registers from 0 on
 
 	// new returns what the device measures at a time since it was switched on; none if it
 	// has nothing to say.
@@ -165,6 +168,29 @@ func newSoil(rng *rand.Rand, day time.Duration) func(time.Duration) []value {
 		}
 	}
 }
+
+// newHeatpump measures in tenths, but for what runs: 0 no, 1 yes.
+func newHeatpump(rng *rand.Rand, day time.Duration) func(time.Duration) []value {
+	flow := &signal{base: 380, swing: 40, wander: 8, noise: 1, peak: 0.2, rng: rng}
+	back := &signal{base: 320, swing: 30, wander: 6, noise: 1, peak: 0.2, rng: rng}
+	power := &signal{base: 21000, swing: 9000, wander: 1500, noise: 80, peak: 0.2, rng: rng}
+	return func(t time.Duration) []value {
+		w := min(60000, power.positive(t, day))
+		runs := "0"
+		if w > 10000 {
+			runs = "1"
+		}
+		return []value{
+			{name: "flow", text: flow.format(flow.positive(t, day))},
+			{name: "return", text: back.format(back.positive(t, day))},
+			{name: "power", text: power.format(w)},
+			{name: "compressor", text: runs},
+		}
+	}
+}
+
+// wired tells whether the device is on a port, not on MQTT.
+func (k kind) wired() bool { return k.line != nil || k.modbus }
 
 // The formats of serial devices.
 

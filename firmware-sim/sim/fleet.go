@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/weir-iot/weir/devices/serial/pty"
+	"github.com/weir-iot/weir/firmware-sim/sim/modbusslave"
 	"github.com/weir-iot/weir/firmware-sim/sim/mqttclient"
 )
 
@@ -54,6 +56,9 @@ type device struct {
 	port *pty.PTY // nil: unplugged
 	torn bool     // the last line did not go out whole
 
+	slave  *modbusslave.Slave // of a Modbus device
+	served sync.WaitGroup
+
 	sent, resent, acked, refused, lost atomic.Uint64
 }
 
@@ -88,7 +93,7 @@ func Open(c Config) (*Fleet, error) {
 	for _, k := range kinds() {
 		names = append(names, k.name)
 		if len(c.Only) > 0 && !slices.Contains(c.Only, k.name) ||
-			k.line == nil && c.MQTT == "" || k.line != nil && c.TTYDir == "" {
+			!k.wired() && c.MQTT == "" || k.wired() && c.TTYDir == "" {
 			continue
 		}
 		d, err := c.device(k)
@@ -110,7 +115,7 @@ func Open(c Config) (*Fleet, error) {
 func (c Config) device(k kind) (*device, error) {
 	d := &device{kind: k, c: c, rng: source(c.Seed, k.name+" when"), seq: map[string]uint64{}}
 	d.values = k.new(source(c.Seed, k.name), c.Day)
-	if k.line == nil {
+	if !k.wired() {
 		d.connect()
 		return d, nil
 	}
@@ -118,6 +123,10 @@ func (c Config) device(k kind) (*device, error) {
 		return nil, err
 	}
 	d.link = filepath.Join(c.TTYDir, k.name)
+	if k.modbus {
+		d.slave = modbusslave.New(c.Seed)
+		d.measure(d.values(0)) // so that it has registers at once
+	}
 	return d, d.plug()
 }
 
@@ -181,6 +190,10 @@ func (f *Fleet) Describe() string {
 func (f *Fleet) Summary() string {
 	var b strings.Builder
 	for _, d := range f.devices {
+		if d.slave != nil {
+			fmt.Fprintf(&b, "  %-11s asked %d times\n", d.name, d.slave.Asked())
+			continue
+		}
 		fmt.Fprintf(&b, "  %-11s sent %d", d.name, d.sent.Load())
 		if d.client != nil && d.qos > 0 {
 			fmt.Fprintf(&b, ", %d of them again, acknowledged %d, refused %d", d.resent.Load(), d.acked.Load(), d.refused.Load())
@@ -215,8 +228,15 @@ func (d *device) plug() error {
 		return nil
 	}
 	port, err := pty.Open(d.link)
+	if err != nil {
+		return err
+	}
 	d.port = port
-	return err
+	if d.slave != nil {
+		line := &modbusslave.Line{Slaves: map[byte]*modbusslave.Slave{modbusUnit: d.slave}}
+		d.served.Go(func() { line.ServeRTU(port) })
+	}
+	return nil
 }
 
 func (d *device) unplug() error {
@@ -227,6 +247,7 @@ func (d *device) unplug() error {
 	}
 	err := d.port.Close()
 	d.port = nil
+	d.served.Wait()
 	return err
 }
 
@@ -248,6 +269,8 @@ func (d *device) run(ctx context.Context) {
 		case len(v) == 0:
 		case d.client != nil:
 			d.publish(ctx, v, every)
+		case d.slave != nil:
+			d.measure(v)
 		default:
 			d.write(v)
 		}
@@ -280,6 +303,20 @@ func (d *device) send(ctx context.Context, topic, payload string) {
 	})
 	if err != nil {
 		d.lost.Add(1)
+	}
+}
+
+// modbusUnit is the unit id of Modbus devices.
+const modbusUnit = 3
+
+// measure puts values into registers, from where a master reads them.
+func (d *device) measure(values []value) {
+	for i, v := range values {
+		n, err := strconv.ParseUint(v.text, 10, 16)
+		if err != nil {
+			panic(err) // a kind that does not fit its registers
+		}
+		d.slave.Set(modbusslave.Input, uint16(i), uint16(n))
 	}
 }
 

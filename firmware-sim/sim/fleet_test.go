@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/devices/modbus"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -330,12 +331,54 @@ func TestMQTTDevices(t *testing.T) {
 
 func TestOpenErrors(t *testing.T) {
 	for want, c := range map[string]Config{
-		`there is no device "boilr"; there is boiler, greenhouse, door, meter, scale, weather, co2, soil`: {Only: []string{"boilr"}},
-		`shape "xml" is neither json nor plain`:                                                           {Shape: "xml"},
-		"rate and day are greater than 0":                                                                 {Rate: -1},
+		`there is no device "boilr"; there is boiler, greenhouse, door, meter, scale, weather, co2, soil, heatpump`: {Only: []string{"boilr"}},
+		`shape "xml" is neither json nor plain`: {Shape: "xml"},
+		"rate and day are greater than 0":       {Rate: -1},
 	} {
 		if _, err := Open(c); err == nil || err.Error() != want {
 			t.Errorf("%+v: %v", c, err)
 		}
+	}
+}
+
+// The Modbus device answers a master, also after it was unplugged.
+func TestHeatpump(t *testing.T) {
+	fleet, err := Open(Config{TTYDir: t.TempDir(), Only: []string{"heatpump"}, Rate: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fleet.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { fleet.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	cfg := modbus.BusConfig{}
+	cfg.Port, cfg.Baud = fleet.devices[0].link, 115200
+	bus, err := modbus.NewBus("b", cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		var found []modbus.Found
+		if err := bus.Scan(t.Context(), 3, 3, 10*time.Second, func(f modbus.Found) { found = append(found, f) }); err != nil || len(found) != 1 {
+			t.Fatalf("found %v, %v", found, err)
+		}
+		raw, err := bus.Dump(t.Context(), 3, modbus.Tables["input"], 0, 5)
+		if err != nil || len(raw) != 4 || raw[0].Register != "30001" || raw[2].Values[0].Value == "0" {
+			t.Fatalf("registers %+v, %v", raw, err)
+		}
+		if err := fleet.Unplug("heatpump"); err != nil {
+			t.Fatal(err)
+		}
+		if err := bus.Scan(t.Context(), 3, 3, time.Second, func(modbus.Found) {}); err == nil {
+			t.Error("unplugged, and the bus can be used")
+		}
+		if err := fleet.Plug("heatpump"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !strings.Contains(fleet.Summary(), "heatpump") || strings.Contains(fleet.Summary(), "asked 0 times") {
+		t.Error(fleet.Summary())
 	}
 }

@@ -21,7 +21,7 @@ type bench struct {
 
 func newBench(t *testing.T, format any) *bench {
 	link := filepath.Join(t.TempDir(), "device")
-	line, err := codec.NewLine(format, nil)
+	line, err := codec.New(codec.Config{Format: format}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 func newDriver(cfg Config) *Driver {
-	line, err := codec.NewLine("json", nil)
+	line, err := codec.New(codec.Config{Format: "json"}, nil)
 	if err != nil {
 		panic(err)
 	}
@@ -339,7 +339,6 @@ func TestConfigErrors(t *testing.T) {
 		{Config{Port: "/dev/a", DataBits: 9}, "data_bits: 9 is not between 5 and 8"},
 		{Config{Port: "/dev/a", Parity: "evne"}, `parity: "evne" is none of none, odd, even, mark, space`},
 		{Config{Port: "/dev/a", StopBits: 3}, "stop_bits: 3 is neither 1 nor 2"},
-		{Config{Port: "/dev/a", MaxLine: 1 << 20}, "max_line: 1048576 is not between 1 and 65536"},
 	} {
 		_, err := New(c.cfg, nil)
 		var key *gateway.KeyError

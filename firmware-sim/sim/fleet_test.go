@@ -113,7 +113,7 @@ func TestSerialDevices(t *testing.T) {
 		"co2":     "json",
 		"soil":    map[string]any{"csv": []any{"moisture", "temperature"}},
 	} {
-		line, err := codec.NewLine(format, nil)
+		line, err := codec.NewFormat(format, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -188,16 +188,16 @@ func TestTornLineSpoilsOnlyItself(t *testing.T) {
 }
 
 func TestGarbageIsGarbage(t *testing.T) {
-	line, err := codec.NewLine(map[string]any{"csv": []any{"a", "b"}}, nil)
+	line, err := codec.New(codec.Config{Format: map[string]any{"csv": []any{"a", "b"}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	reasons := map[string]int{}
 	rng := source(1, "garbage")
-	s := codec.NewSplitter(0)
+	s := line.Stream()
 	for range 100 {
 		frames := 0
-		line.Frames(s, []byte(garbage(rng, "31.2,14.1\r\n")), func(f codec.Frame) {
+		s.Feed([]byte(garbage(rng, "31.2,14.1\r\n")), func(f codec.Frame) {
 			frames++
 			if f.Garbage == "" {
 				t.Errorf("garbage reads as %v", f.Readings)

@@ -324,6 +324,29 @@ func TestNoiseDoesNotMakeTopicsWithoutEnd(t *testing.T) {
 	}
 }
 
+// What the device itself says of a value, its unit and its time, is on the event, and the unit
+// on the status too, though the name was known before it.
+func TestUnitAndTimeAreTheDevices(t *testing.T) {
+	j := newJournal()
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	d := fake(t, driverFunc(func(ctx context.Context, emit func(codec.Frame)) error {
+		emit(codec.Frame{Readings: []codec.Reading{{Name: "gas", Value: "1.5", Unit: "m³", Source: at}, {Name: "power", Value: "2"}}})
+		return errors.New("end")
+	}), j.Ingest)
+	d.state.measurements["gas"] = Measurement{"gas", "s/d/gas", ""}
+	d.once(t.Context(), false)
+	if e := j.events[0]; !e.Source.Equal(at) || !reflect.DeepEqual(e.UserProperties, []gateway.UserProperty{{Key: "unit", Value: "m³"}}) {
+		t.Errorf("event %+v", e)
+	}
+	if e := j.events[1]; !e.Source.IsZero() || e.UserProperties != nil {
+		t.Errorf("event %+v", e)
+	}
+	want := []Measurement{{"gas", "s/d/gas", "m³"}, {"power", "s/d/power", ""}}
+	if got := d.state.snapshot().Measurements; !reflect.DeepEqual(got, want) {
+		t.Errorf("measurements %v", got)
+	}
+}
+
 func TestRefusedReadingsAreCounted(t *testing.T) {
 	d := fake(t, driverFunc(func(ctx context.Context, emit func(codec.Frame)) error {
 		emit(reading("x", "1"))

@@ -191,6 +191,28 @@ func TestFramingsCountGarbage(t *testing.T) {
 	}
 }
 
+// Frames that a damaged one seems to hold are found: when its check is wrong, or when what it
+// promises does not come.
+func TestDamagedFramesHideNoOthers(t *testing.T) {
+	for _, s := range samples() {
+		if s.silent || s.name == "delimited by one byte" {
+			continue // only a pause would tell, and ends that look like starts
+		}
+		for _, long := range []int{25, 250} {
+			c := s.codec(t, 300)
+			if _, scans := c.Stream().cutting.(*scanner); !scans {
+				continue // up to its end a frame is damaged
+			}
+			wire := s.wrap(bytes.Repeat([]byte("x"), long))[:12]
+			wire = append(append(wire, s.wrap([]byte("first"))...), s.wrap([]byte("second"))...)
+			got, _, garbage := listen(c, 5, wire)
+			if !reflect.DeepEqual(values(got), []string{"first", "second"}) || len(garbage) != 1 {
+				t.Errorf("%s: %q, garbage %v", s.name, values(got), garbage)
+			}
+		}
+	}
+}
+
 // The rest of a frame that began before we listened is not taken for one, whatever it holds.
 func TestFramingsSkipPartial(t *testing.T) {
 	for _, s := range samples() {

@@ -24,7 +24,7 @@ import (
 const maxTelegram = 16384
 
 // obis names the codes. "" is a code that is no reading. Codes that are not here are readings
-// under their own name if they have one value.
+// under their own name if they have one value, or a time and a value.
 var obis = map[string]string{
 	"1-3:0.2.8": "version", "0-0:96.1.4": "version", // Belgium's
 	"0-0:1.0.0":  "", // when the telegram was made
@@ -224,27 +224,24 @@ func (t *telegram) line(code string, values []string) (r Reading, ok bool) {
 	name, known := obis[code]
 	switch {
 	case code == "0-0:1.0.0":
-		t.made, ok = meterTime(last)
-		return r, ok
+		t.made, _ = meterTime(last) // a clock that was never set says 632525252525
+		return r, true
 	case name == "version":
 		n, err := strconv.Atoi(last)
 		t.version = n
 		return Reading{Name: name, Value: last}, err == nil
 	case known && name == "" || last == "":
 		return r, true
-	case code == "1-0:1.6.0": // with the time of the peak
-		if len(values) != 2 {
-			return r, false
-		}
+	case len(values) == 2: // with its own time, as the peak in Belgium
 		if r.Source, ok = meterTime(values[0]); !ok {
-			return r, false
+			return r, true
 		}
 	case len(values) != 1:
-		return r, !known // a list, of something that we do not know
-	case !known:
-		name = code
+		return r, true // a list, of something that we do not know
 	}
-	r.Name = name
+	if r.Name = name; !known {
+		r.Name = code
+	}
 	if hexTexts[name] {
 		r.Value = hexText(last)
 		return r, true
@@ -289,10 +286,9 @@ func (t *telegram) mbus(channel, register string, values []string) (r Reading, o
 		r.Value, ok = Number(last)
 		r.Unit = PlainUnit(values[5])
 	case strings.HasPrefix(register, "24.2.") && len(values) == 2: // 24.2.3: gas, not converted to 0 °C
-		// The time is missing, or no time, until the channel's meter has been read.
 		r.Source, _ = meterTime(values[0])
-		if r, ok = r.quantity(last); r.Unit == "" {
-			return r, false
+		if r, ok = r.quantity(last); ok && r.Unit == "" { // the meter has not been read yet
+			return Reading{}, true
 		}
 	default:
 		if len(values) != 1 {

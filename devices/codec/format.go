@@ -77,7 +77,7 @@ func (f *Format) measure(measurements map[string]Measurement) error {
 		if f.fixed != nil && !slices.Contains(f.fixed, name) {
 			return gateway.BadKey(key, "the format has no measurement %q; it has %s", name, strings.Join(f.fixed, ", "))
 		}
-		if own, want := f.units[name], measurements[name].Unit; own != "" && want != "" && own != want {
+		if own, want := f.units[name], measurements[name].Unit; own != "" && want != "" && own != PlainUnit(want) {
 			return gateway.BadKey(key, "%s is in %s; Weir does not convert", name, own)
 		}
 	}

@@ -245,7 +245,7 @@ func TestKindOf(t *testing.T) {
 		{"pm25", "ug/m3", "pm2.5", "pm25"}, {"pm2_5", "µg/m³", "pm2.5", "pm25"}, {"pm10_cf1", "µg/m³", "pm10", "pm10"}, {"pm1", "µg/m³", "pm1", "pm1"},
 		{"co2", "ppm", "carbon dioxide", "carbon_dioxide"}, {"speed", "kn", "speed", "speed"}, {"wind_speed.apparent", "kn", "wind speed", "wind_speed"},
 		{"wind_angle.true", "°", "angle", ""}, {"wind_direction", "°", "wind direction", "wind_direction"}, {"course", "°", "angle", ""},
-		{"latitude", "°", "position", ""}, {"depth", "m", "distance", "distance"}, {"weight", "kg", "weight", "weight"},
+		{"latitude", "°", "position", ""}, {"depth", "m", "distance", "distance"}, {"depth", "ft", "distance", ""}, {"heat", "GJ", "energy", "energy"}, {"weight", "kg", "weight", "weight"},
 		{"temperature", "", "", ""}, {"ph", "", "ph", "ph"}, {"rssi", "dBm", "signal strength", "signal_strength"}, {"tvoc", "ppb", "volatile organic compounds", "volatile_organic_compounds_parts"},
 		{"dew_point", "°C", "temperature", "temperature"}, {"power_factor", "", "power factor", "power_factor"}, {"light", "lux", "illuminance", "illuminance"},
 	} {

@@ -6,7 +6,8 @@ import "strings"
 // Home Assistant discovery takes its classes from it.
 type Kind struct {
 	Name string
-	// DeviceClass and StateClass are Home Assistant's; a device class allows some units only.
+	// DeviceClass and StateClass are Home Assistant's, empty if it has none; a device class allows
+	// some units only.
 	DeviceClass string
 	StateClass  string
 	units       string // that it is measured in, separated by spaces; "-": it can be without
@@ -49,8 +50,9 @@ var kinds = []Kind{
 	{"ozone", "ozone", "measurement", "µg/m³ ppm ppb", "o3 ozone"},
 	{"sulphur dioxide", "sulphur_dioxide", "measurement", "µg/m³ ppb", "so2 sulphur.dioxide"},
 	{"air quality index", "aqi", "measurement", "-", "aqi iaq"},
-	{"weight", "weight", "measurement", "kg g mg µg t lb oz st", "weight mass"},
-	{"distance", "distance", "measurement", "m km cm mm mi yd in ft nmi", "distance depth height altitude range length level"},
+	{"weight", "weight", "measurement", "kg g mg µg lb oz st", "weight mass"},
+	{"distance", "distance", "measurement", "m km cm mm mi yd in nmi", "distance depth height altitude range length level"},
+	{"distance", "", "measurement", "ft fathom", "distance depth height altitude range length level"},
 	{"speed", "speed", "measurement", "m/s km/h mph kn ft/s mm/s", "speed velocity"},
 	{"wind speed", "wind_speed", "measurement", "m/s km/h mph kn ft/s", "wind wind.speed wind.gust gust"},
 	{"wind direction", "wind_direction", "measurement_angle", "°", "wind.direction wind.dir wind.bearing"},
@@ -77,7 +79,7 @@ var unitKinds = map[string]string{
 	"V": "voltage", "mV": "voltage", "kV": "voltage", "A": "current", "mA": "current",
 	"W": "power", "mW": "power", "kW": "power", "MW": "power", "VA": "apparent power", "kVA": "apparent power",
 	"var": "reactive power", "kvar": "reactive power", "varh": "reactive energy", "kvarh": "reactive energy",
-	"Wh": "energy", "kWh": "energy", "MWh": "energy", "Hz": "frequency", "kHz": "frequency", "MHz": "frequency",
+	"Wh": "energy", "kWh": "energy", "MWh": "energy", "kJ": "energy", "MJ": "energy", "GJ": "energy", "Hz": "frequency", "kHz": "frequency", "MHz": "frequency",
 	"lx": "illuminance", "W/m²": "irradiance", "kg": "weight", "g": "weight", "lb": "weight",
 	"m/s": "speed", "km/h": "speed", "mph": "speed", "kn": "speed", "km": "distance", "cm": "distance", "nmi": "distance",
 	"m³/h": "volume flow", "L/min": "volume flow", "L/h": "volume flow", "L/s": "volume flow",

@@ -50,6 +50,9 @@ devices:
     port: %[4]q
     format: {csv: [moisture, temperature]}
     measurements: {moisture: {unit: "%%"}, temperature: {unit: °C}}
+  gps: {driver: serial, name: Boat, port: %[5]q, protocol: nmea0183}
+  p1: {driver: serial, name: Electricity and gas, port: %[6]q, baud: 115200, protocol: dsmr_p1}
+  dust: {driver: serial, name: Dust sensor, port: %[7]q, protocol: pms5003}
 `
 
 func demo(ctx context.Context, args []string, out, errOut io.Writer) error {
@@ -118,7 +121,7 @@ func demoSettings(file, ttys string) (*config.Config, error) {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err == nil {
 		var ports []any
-		for _, name := range []string{"scale", "weather", "co2", "soil"} {
+		for _, name := range []string{"scale", "weather", "co2", "soil", "gps", "p1", "dust"} {
 			ports = append(ports, filepath.Join(ttys, name))
 		}
 		_, err = fmt.Fprintf(f, demoConfig, ports...)

@@ -21,14 +21,13 @@ type Config struct {
 	// DTR and RTS are the modem lines while the port is open; by default both are on.
 	// Boards that reset on open are wired to DTR: false leaves them alone, but for a pulse
 	// of a few milliseconds that Linux gives whenever a port is opened.
-	DTR     *bool `yaml:"dtr"`
-	RTS     *bool `yaml:"rts"`
-	MaxLine int   `yaml:"max_line"` // bytes, 1 to 65536; default 4096
+	DTR *bool `yaml:"dtr"`
+	RTS *bool `yaml:"rts"`
 }
 
-// New returns a driver for the device that cfg describes, whose lines line decodes. Errors
-// are gateway.KeyErrors. The port is not touched before Run.
-func New(cfg Config, line *codec.Line) (*Driver, error) {
+// New returns a driver for the device that cfg describes, whose bytes c decodes. Errors are
+// gateway.KeyErrors. The port is not touched before Run.
+func New(cfg Config, c *codec.Codec) (*Driver, error) {
 	mode := serial.Mode{BaudRate: 9600, DataBits: 8}
 	if cfg.Port == "" {
 		return nil, gateway.BadKey("port", "missing; it is a path such as /dev/serial/by-id/… or usb:VID:PID")
@@ -81,8 +80,5 @@ func New(cfg Config, line *codec.Line) (*Driver, error) {
 			RTS: cfg.RTS == nil || *cfg.RTS,
 		}
 	}
-	if cfg.MaxLine < 0 || cfg.MaxLine > 65536 {
-		return nil, gateway.BadKey("max_line", "%d is not between 1 and 65536", cfg.MaxLine)
-	}
-	return &Driver{path: cfg.Port, usb: usb, mode: mode, maxLine: cfg.MaxLine, line: line}, nil
+	return &Driver{path: cfg.Port, usb: usb, mode: mode, codec: c}, nil
 }

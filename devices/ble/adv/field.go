@@ -234,7 +234,7 @@ func (f *Field) scaled(x float64) (string, bool) {
 }
 
 func (f *Field) within(x float64) bool {
-	return (f.Min == nil || x >= *f.Min) && (f.Max == nil || x <= *f.Max)
+	return !math.IsInf(x, 0) && !math.IsNaN(x) && (f.Min == nil || x >= *f.Min) && (f.Max == nil || x <= *f.Max)
 }
 
 // resolution is how many digits after the point a step of that size needs: all of them if
@@ -272,7 +272,11 @@ func (r *Result) readings(data []byte, fields []Field) {
 	}
 }
 
+// add adds a reading. Text that is empty says nothing.
 func (r *Result) add(name, value, unit string) {
+	if value == "" {
+		return
+	}
 	r.Readings = append(r.Readings, codec.Reading{Name: name, Value: value, Unit: unit})
 }
 

@@ -222,21 +222,13 @@ func (f *Field) check(key string) error {
 	return checkConditions(key+".when", f.When)
 }
 
-// payload returns what the table reads, or false if p is not for it.
+// payload returns what the table reads, or false if p is not for it. There are hundreds of
+// tables and thousands of advertisements, so what is cheap and rare is asked first.
 func (t *table) payload(p *packet) ([]byte, bool) {
 	m := &t.Match
-	if m.Names != nil && !slices.ContainsFunc(m.Names, func(begin string) bool { return strings.HasPrefix(p.name, begin) }) {
-		return nil, false
-	}
-	if t.advertise != nil && !slices.ContainsFunc(t.advertise, func(u UUID) bool { return slices.Contains(p.uuids, u) }) {
-		return nil, false
-	}
-	fits := func(data []byte) bool {
-		return (m.Length == 0 || len(data) == m.Length) && len(data) >= m.MinLength && allHold(m.Bytes, data)
-	}
 	if m.Service != "" {
 		for _, s := range p.services {
-			if s.uuid == t.service && fits(s.data) {
+			if s.uuid == t.service && t.fits(p, s.data) {
 				return s.data, true
 			}
 		}
@@ -249,11 +241,19 @@ func (t *table) payload(p *packet) ([]byte, bool) {
 			}
 			data = data[2:]
 		}
-		if fits(data) {
+		if t.fits(p, data) {
 			return data, true
 		}
 	}
 	return nil, false
+}
+
+func (t *table) fits(p *packet, data []byte) bool {
+	m := &t.Match
+	return (m.Length == 0 || len(data) == m.Length) && len(data) >= m.MinLength &&
+		(m.Names == nil || slices.ContainsFunc(m.Names, func(begin string) bool { return strings.HasPrefix(p.name, begin) })) &&
+		(t.advertise == nil || slices.ContainsFunc(t.advertise, func(u UUID) bool { return slices.Contains(p.uuids, u) })) &&
+		allHold(m.Bytes, data)
 }
 
 // decode returns nil if p is not for t.

@@ -133,6 +133,8 @@ func TestFormats(t *testing.T) {
 		{"MiBeacon object of another length", heard(0xfe95, unhex(t, "40505b0507"+"061001c8")), "mibeacon LYWSD03MMC #7"},
 		{"MiBeacon object cut short", heard(0xfe95, unhex(t, "40505b0507"+"061002c8")), "mibeacon LYWSD03MMC #7\nerror: mibeacon: malformed: no whole object"},
 		{"MiBeacon of an unknown model", heard(0xfe95, unhex(t, "4050ffff07"+"061002c800")), "mibeacon MiBeacon FFFF #7 humidity=20.0%"},
+		{"MiBeacon occupancy", heard(0xfe95, unhex(t, "4050fb5007"+"4e480102")), "mibeacon ES3 #7 occupancy=true"},
+		{"MiBeacon occupancy of XMOSB01XS", heard(0xfe95, unhex(t, "4050834607"+"4e480102")), "mibeacon XMOSB01XS #7 occupancy=false"},
 		{"MiBeacon mesh", heard(0xfe95, unhex(t, "c0505b0507")), "error: mibeacon: malformed: a mesh frame"},
 		{"MiBeacon version 1", heard(0xfe95, unhex(t, "40105b0507")), "error: mibeacon: malformed: version 1"},
 		{"MiBeacon remote", heard(0xfe95, unhex(t, "4030530107"+"011003030002")), "mibeacon YLYK01YL #7 key=plus button=long_press"},

@@ -542,8 +542,10 @@ func miOccupancy(r *Result, b []byte, model string) {
 	case len(b) != 1:
 	case model == "HS1BB(MI)" || model == "XMPIRO2SXS" || model == "XMPIRO2GSXS": // a motion sensor, which has no other word for it
 		r.flag("motion", b[0] != 0)
-	default: // 2 is what XMOSB01XS says when somebody left
+	case model == "XMOSB01XS": // 2 is what it says when somebody left
 		r.flag("occupancy", b[0] == 1)
+	default:
+		r.flag("occupancy", b[0] != 0)
 	}
 }
 

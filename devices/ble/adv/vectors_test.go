@@ -35,7 +35,7 @@ type vector struct {
 
 // formatsOf are the formats by the names of the vectors' decoders.
 var formatsOf = map[string][]string{
-	"bthome_v2": {"bthome_v2"}, "mibeacon": {"mibeacon"}, "govee": {"govee", "govee_switch"}, "mocreo": {"mocreo"}, "qingping": {"qingping"},
+	"bthome_v1": {"bthome_v1"}, "bthome_v2": {"bthome_v2"}, "mibeacon": {"mibeacon"}, "govee": {"govee", "govee_switch"}, "mocreo": {"mocreo"}, "qingping": {"qingping"},
 	"inkbird": {"inkbird", "inkbird_bbq", "inkbird_18", "inkbird_iam"}, "teltonika": {"teltonika"}, "atc_pvvx": {"atc"}, "miscale": {"miscale"},
 	"ruuvi": {"ruuvi_rawv1", "ruuvi_rawv2", "ruuvi_url", "ruuvi_6", "ruuvi_e1", "ruuvi_c5"}, "ruuvi_rawv2": {"ruuvi_rawv2"}, "switchbot": {"switchbot"},
 	"altbeacon": {"altbeacon"}, "bluemaestro": {"bluemaestro"}, "bparasite": {"bparasite"}, "eddystone_url": {"eddystone_url"}, "kegtron": {"kegtron"},
@@ -54,7 +54,7 @@ var modelsOf = map[string]string{
 // namesOf are readings that a source calls otherwise than with spaces for "_".
 var namesOf = map[string]string{
 	"dewpoint": "dew_point", "weight": "mass", "non_stabilized_weight": "mass_non_stabilized", "stabilized_weight": "mass", "pm2.5": "pm25", "pm1.0": "pm1",
-	"voc": "tvoc", "timestamp_unix": "timestamp", "lock": "unlocked", "distance_mm": "distance", "volume_ml": "volume", "binary_generic": "generic",
+	"voc": "tvoc", "timestamp_unix": "timestamp", "lock": "unlocked", "distance_mm": "distance", "volume_ml": "volume", "binary_generic": "generic", "binary": "generic",
 	"binary_power": "power_on", "one_btn_switch": "button", "two_btn_switch_left": "button_left", "two_btn_switch_right": "button_right",
 	"three_btn_switch_left": "button_left", "three_btn_switch_middle": "button_middle", "three_btn_switch_right": "button_right",
 	"four_btn_switch_1": "button_1", "four_btn_switch_2": "button_2", "four_btn_switch_3": "button_3", "four_btn_switch_4": "button_4",
@@ -91,6 +91,10 @@ func notSent(v vector, field string, r Result) string {
 	case d == "bthome_v2" && field == "button" && strings.HasSuffix(v.Data, "3a00"):
 		// test_bthome_shelly_button_no_press: bthome.io/format, "events": 0x00 of 0x3A is None.
 		return "0x00 is no event"
+	case d == "mibeacon" && strings.HasPrefix(field, "remote ") && field != "remote":
+		return "made of the key and the press"
+	case d == "mibeacon" && field == "key id" && fmt.Sprint(v.Expected[field]) == "0":
+		return "BLE Object definition, lock event: key id 0x00000000 is the administrator"
 	case d == "tilt" && field == "uuid":
 		return "each colour has one, which is the model"
 	case d == "mibeacon" && field == "light" && r.Model == "CGPR1":
@@ -261,7 +265,7 @@ func check(v vector, field string, want any, report Report, r Result) string {
 	}
 	scale := 1.0
 	switch v.Decoder {
-	case "bthome_v2":
+	case "bthome_v1", "bthome_v2":
 		if name == "switch" {
 			name = "power_on"
 		}
@@ -299,7 +303,7 @@ func check(v vector, field string, want any, report Report, r Result) string {
 	if !ok {
 		// With two of a kind, which have numbers here, ble_monitor tells the last.
 		for n := 9; n > 0; n-- {
-			if last, ok := r.Reading(fmt.Sprintf("%s_%d", name, n)); ok && v.Decoder == "bthome_v2" {
+			if last, ok := r.Reading(fmt.Sprintf("%s_%d", name, n)); ok && strings.HasPrefix(v.Decoder, "bthome") {
 				reading = last
 				break
 			}

@@ -38,19 +38,19 @@ type common struct {
 
 func newSerial(s config.Section, c *common) (Driver, []string, error) {
 	cfg := struct {
-		*common       `yaml:",inline"`
-		serial.Config `yaml:",inline"`
-		Format        any
+		*common `yaml:",inline"`
+		Port    serial.Config `yaml:",inline"`
+		Bytes   codec.Config  `yaml:",inline"`
 	}{common: c}
 	if err := s.Decode(&cfg); err != nil {
 		return nil, nil, err
 	}
-	line, err := codec.NewLine(cfg.Format, c.Measurements)
+	bytes, err := codec.New(cfg.Bytes, c.Measurements)
 	if err != nil {
 		return nil, nil, err
 	}
-	d, err := serial.New(cfg.Config, line)
-	return d, line.Names(), err
+	d, err := serial.New(cfg.Port, bytes)
+	return d, bytes.Names(), err
 }
 
 func (b buses) newModbus(s config.Section, c *common) (Driver, []string, error) {

@@ -108,7 +108,10 @@ func (s *state) measurement(r codec.Reading, t template) (string, bool) {
 		if len(s.measurements) >= maxMeasurements {
 			return "", false
 		}
-		m = Measurement{r.Name, t.topic(r.Name), r.Unit}
+		m = Measurement{Name: r.Name, Topic: t.topic(r.Name)}
+	}
+	if m.Unit == "" && r.Unit != "" || !known { // some units only the device knows
+		m.Unit = r.Unit
 		s.measurements[r.Name] = m
 	}
 	return m.Topic, true

@@ -239,7 +239,7 @@ func (d *device) take(ctx context.Context, f codec.Frame) error {
 			Topic:   topic,
 			Payload: []byte(r.Value),
 			Origin:  gateway.Origin{Via: d.kind, ID: d.id},
-			Source:  f.Source,
+			Source:  r.Source,
 			Quality: r.Quality,
 		}
 		if r.Unit != "" {

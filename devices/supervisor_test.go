@@ -43,7 +43,10 @@ func TestConfigErrorsHaveTheirPlace(t *testing.T) {
 		{"  scale: {}", `2:3: scale has no driver`},
 		{"  scale: {driver: serail}", `2:19: there is no driver "serail", did you mean "serial"?`},
 		{"  scale: {driver: serial, format: json}", `2:3: port: missing; it is a path such as /dev/serial/by-id/… or usb:VID:PID`},
-		{"  scale: {driver: serial, port: /dev/a}", `2:3: format: missing; it is one of json, key=value, {csv: [name, …]} or {regex: '…'}`},
+		{"  scale: {driver: serial, port: /dev/a}", `2:3: format: missing; it is one of json, key=value, {csv: [name, …]}, {regex: '…'}, `},
+		{"  scale: {driver: serial, port: /dev/a, protocol: nmea}", `2:51: protocol: "nmea" is none of dsmr_p1, nmea0183, `},
+		{"  scale: {driver: serial, port: /dev/a, format: raw, framing: {cobs: {crc: arx}}}", `2:76: framing.cobs.crc: "arx" is none of `},
+		{"  scale: {driver: serial, port: /dev/a, framing: cobs, format: {fields: {a.t: {offset: 0, type: int17}}}}", `2:97: format.fields.a.t.type: "int17" is none of `},
 		{"  scale: {driver: serial, port: /dev/a, format: json, bawd: 1}", `2:55: unknown key "bawd", did you mean "baud"?`},
 		{"  scale: {driver: serial, port: /dev/a, format: json, baud: x}", `2:61: expected a whole number, found "x"`},
 		{"  scale: {driver: serial, port: /dev/a, format: json, stop_bits: 3}", `2:66: stop_bits: 3 is neither 1 nor 2`},
@@ -363,6 +366,29 @@ func TestNoiseDoesNotMakeTopicsWithoutEnd(t *testing.T) {
 	d.once(t.Context(), false)
 	if st := d.state.snapshot(); len(j.events) != maxMeasurements || st.Garbage != 10 || len(st.Measurements) != maxMeasurements {
 		t.Errorf("%d events, %+v", len(j.events), st)
+	}
+}
+
+// What the device itself says of a value, its unit and its time, is on the event, and the unit
+// on the status too, though the name was known before it.
+func TestUnitAndTimeAreTheDevices(t *testing.T) {
+	j := newJournal()
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	d := fake(t, driverFunc(func(ctx context.Context, emit func(codec.Frame)) error {
+		emit(codec.Frame{Readings: []codec.Reading{{Name: "gas", Value: "1.5", Unit: "m³", Source: at}, {Name: "power", Value: "2"}}})
+		return errors.New("end")
+	}), j.Ingest)
+	d.state.measurements["gas"] = Measurement{"gas", "s/d/gas", ""}
+	d.once(t.Context(), false)
+	if e := j.events[0]; !e.Source.Equal(at) || !reflect.DeepEqual(e.UserProperties, []gateway.UserProperty{{Key: "unit", Value: "m³"}}) {
+		t.Errorf("event %+v", e)
+	}
+	if e := j.events[1]; !e.Source.IsZero() || e.UserProperties != nil {
+		t.Errorf("event %+v", e)
+	}
+	want := []Measurement{{"gas", "s/d/gas", "m³"}, {"power", "s/d/power", ""}}
+	if got := d.state.snapshot().Measurements; !reflect.DeepEqual(got, want) {
+		t.Errorf("measurements %v", got)
 	}
 }
 

@@ -26,7 +26,7 @@ listeners:
   mqtt: {address: 127.0.0.1:1883}
   http: {address: 127.0.0.1:8080}
 buses:
-  rs485: {port: %[5]q, baud: 19200}
+  rs485: {port: %[8]q, baud: 19200}
 devices:
   scale:
     driver: serial
@@ -52,6 +52,9 @@ devices:
     port: %[4]q
     format: {csv: [moisture, temperature]}
     measurements: {moisture: {unit: "%%"}, temperature: {unit: °C}}
+  gps: {driver: serial, name: Boat, port: %[5]q, protocol: nmea0183}
+  p1: {driver: serial, name: Electricity and gas, port: %[6]q, baud: 115200, protocol: dsmr_p1}
+  dust: {driver: serial, name: Dust sensor, port: %[7]q, protocol: pms5003}
   heatpump:
     driver: modbus
     name: Heat pump
@@ -131,7 +134,7 @@ func demoSettings(file, ttys string) (*config.Config, error) {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err == nil {
 		var ports []any
-		for _, name := range []string{"scale", "weather", "co2", "soil", "heatpump"} {
+		for _, name := range []string{"scale", "weather", "co2", "soil", "gps", "p1", "dust", "heatpump"} {
 			ports = append(ports, filepath.Join(ttys, name))
 		}
 		_, err = fmt.Fprintf(f, demoConfig, ports...)

@@ -133,7 +133,7 @@ func TestDemoConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(s.Status()); n != 5 || cfg.Gateway.DataDir != filepath.Join(dir, "data") {
+	if n := len(s.Status()); n != 8 || cfg.Gateway.DataDir != filepath.Join(dir, "data") {
 		t.Errorf("%d devices, data in %s", n, cfg.Gateway.DataDir)
 	}
 }

@@ -29,6 +29,7 @@ const (
 	maxKey    = 32 << 10
 	maxBucket = 255
 	stateFree = 16 << 20 // bytes; with less on the disk nothing is written: Badger dies of a full one
+	growFree  = 2 * stateFree
 )
 
 // badgerOptions are for machines with little memory and, some of them, 32 bits.
@@ -253,13 +254,15 @@ func openGuarded(dir string, log *slog.Logger, open func() error) error {
 	return open()
 }
 
-func checkFree(dir string) error {
+func checkFree(dir string) error { return checkRoom(dir, stateFree) }
+
+func checkRoom(dir string, least int64) error {
 	free, _, err := OSDisk{}.Space(filepath.Dir(dir))
 	if err != nil {
 		return err
 	}
-	if free < stateFree {
-		return gateway.Errorf(gateway.ErrFull, "%s needs %d bytes free on the disk and there are %d", filepath.Base(dir), stateFree, free)
+	if free < least {
+		return gateway.Errorf(gateway.ErrFull, "%s needs %d bytes free on the disk and there are %d", filepath.Base(dir), least, free)
 	}
 	return nil
 }

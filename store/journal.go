@@ -29,8 +29,7 @@ type Options struct {
 	FlushInterval time.Duration
 	// QueueSize bounds what waits for the writer, in bytes; default 4 MiB.
 	QueueSize int
-	// MinFree is how much of the disk new segments leave to others; by default 5 %, but 1 GiB at
-	// most. See MinFree.
+	// MinFree is how much of the disk new segments leave to others; by default DefaultMinFree.
 	MinFree MinFree
 
 	Logger   *slog.Logger
@@ -81,19 +80,24 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// MinFree is a part of the disk in percent, but Bytes at most; without a part it is Bytes.
+// MinFree is a part of the disk in percent, but LeastFree at least and Bytes at most; without a part it is Bytes.
 type MinFree struct {
 	Percent float64
 	Bytes   int64
 }
 
-// DefaultMinFree is 5 %, but 1 GiB at most. Badger, which dies on a full disk, lives on it too.
+// DefaultMinFree is 5 %, but LeastFree at least and 1 GiB at most. Badger, which dies on a full disk, lives on it too.
 var DefaultMinFree = MinFree{5, 1 << 30}
+
+// LeastFree is what has to stay free so that what this store itself writes never fills the disk so far that the cursors
+// cannot be written: then nothing would ever be done with, and nothing be let go of. The journal stops at LeastFree,
+// backlogs grow no more with growFree, and the state is written down to stateFree.
+const LeastFree = 3 * stateFree
 
 // of is what has to stay free of a disk with total bytes.
 func (m MinFree) of(total int64) int64 {
 	if m.Percent > 0 {
-		return min(int64(float64(total)*m.Percent/100), m.Bytes)
+		return max(min(int64(float64(total)*m.Percent/100), m.Bytes), LeastFree)
 	}
 	return m.Bytes
 }

@@ -89,12 +89,12 @@ func NewKeeper(o KeeperOptions) *Keeper {
 	}
 	k := &Keeper{o: o, j: o.Journal, moved: map[string]uint64{}, lost: map[string]uint64{}, shrinking: map[string]int64{}}
 	k.full.Store(&[]Holder{})
+	k.j.room.kept.Store(true) // from now on an append that finds no room waits for Run to make some
 	return k
 }
 
 // Run keeps the bounds until ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
-	k.j.room.kept.Store(true)
 	defer k.j.room.kept.Store(false)
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()

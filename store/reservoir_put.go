@@ -233,6 +233,11 @@ func (r *Reservoir) Put(holder string, upTo uint64, records []Record) error {
 	if len(records) == 0 && upTo <= h.Mark {
 		return nil
 	}
+	if len(records) > 0 { // a backlog must not take the room that it needs to become smaller again
+		if err := checkRoom(r.dir, growFree); err != nil {
+			return err
+		}
+	}
 	defer r.noteCounts()
 	b := r.refill(h)
 	p := &packer{}

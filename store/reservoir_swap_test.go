@@ -1,7 +1,6 @@
 package store
 
 import (
-	"os"
 	"path/filepath"
 	"testing"
 )
@@ -47,9 +46,7 @@ func TestSwapIsInSteps(t *testing.T) {
 	}
 	begin()
 	crashed := filepath.Join(t.TempDir(), "reservoir")
-	if err := os.CopyFS(filepath.Dir(crashed), os.DirFS(filepath.Dir(dir))); err != nil {
-		t.Fatal(err)
-	}
+	copyAsKilled(t, filepath.Dir(dir), filepath.Dir(crashed))
 	if err := r.Discard("other"); err != nil {
 		t.Fatal(err)
 	}

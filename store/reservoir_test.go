@@ -336,20 +336,26 @@ func (h *reservoirHistory) shrunk(name string, l *life, after uint64, p Policy, 
 func (h *reservoirHistory) copyFiles() {
 	from := filepath.Dir(h.dir())
 	h.n++
-	for { // until Badger did nothing to its files meanwhile
-		before := listing(from)
-		err := os.CopyFS(filepath.Dir(h.dir()), os.DirFS(from))
-		if err == nil && before == listing(from) {
-			break
-		}
-		if err := os.RemoveAll(filepath.Dir(h.dir())); err != nil {
-			h.Fatal(err)
-		}
-	}
+	copyAsKilled(h, from, filepath.Dir(h.dir()))
 	if err := h.close(); err != nil {
 		h.Fatal(err)
 	}
 	h.open()
+}
+
+// copyAsKilled copies what a kill would leave of from just now.
+func copyAsKilled(t testing.TB, from, to string) {
+	t.Helper()
+	for { // until Badger did nothing to its files meanwhile
+		before := listing(from)
+		err := os.CopyFS(to, os.DirFS(from))
+		if err == nil && before == listing(from) {
+			return
+		}
+		if err := os.RemoveAll(to); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (h *reservoirHistory) crash() {
@@ -552,8 +558,6 @@ func TestReservoirPutBehindRelease(t *testing.T) {
 	}
 	check("before a crash", r)
 	copied := filepath.Join(t.TempDir(), "reservoir")
-	if err := os.CopyFS(filepath.Dir(copied), os.DirFS(filepath.Dir(dir))); err != nil {
-		t.Fatal(err)
-	}
+	copyAsKilled(t, filepath.Dir(dir), filepath.Dir(copied))
 	check("after a crash", openReservoir(t, copied))
 }

@@ -14,7 +14,7 @@ import (
 type roomKeeper struct {
 	asked chan struct{}      // there is too little; one signal
 	old   chan time.Duration // the writer begins a new segment if its own begins with an older entry
-	kept  atomic.Bool        // a Keeper runs
+	kept  atomic.Bool        // there is a Keeper
 
 	mu   sync.Mutex
 	made chan struct{} // closed when something was let go of

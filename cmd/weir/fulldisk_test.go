@@ -25,18 +25,7 @@ func TestFullDisk(t *testing.T) {
 uplinks: {far: {sink: mqtt, url: "mqtt://%s"}}
 routes: {all: {topics: ["#"], uplink: far}}
 `, far.Addr))
-	disk := filepath.Join(weir.dir, "data")
-	if err := os.Mkdir(disk, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=96m,mode=0700"); err != nil {
-		t.Skipf("a disk that is small takes a mount, and that takes root: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	disk := smallDisk(t, weir, "96m")
 	weir.start()
 	farEnd := readFar(t, far.Addr)
 	ledger, stop := weir.load(100, 2000)
@@ -82,6 +71,67 @@ routes: {all: {topics: ["#"], uplink: far}}
 	report := farEnd.report(ledger)
 	account(t, weir.http, "after all")
 	t.Logf("%v", report)
+	weir.end()
+}
+
+// smallDisk gives the gateway's data a disk of their own.
+func smallDisk(t *testing.T, weir *rig, size string) (disk string) {
+	t.Helper()
+	disk = filepath.Join(weir.dir, "data")
+	if err := os.Mkdir(disk, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "mode=0700,size="+size); err != nil {
+		t.Skipf("a disk that is small takes a mount, and that takes root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return disk
+}
+
+// TestBacklogFillsTheDisk has an outage that lasts until the disk has no room for more, and kills the gateway then. When the far
+// end is back all that was acknowledged arrives, and the disk is free again.
+func TestBacklogFillsTheDisk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute; run without -short")
+	}
+	far := bridgetest.StartMosquitto(t)
+	weir := newRig(t, fmt.Sprintf(`journal: {max_size: 8MiB}
+uplinks: {far: {sink: mqtt, url: "mqtt://%s"}}
+routes: {all: {topics: ["#"], uplink: far, on_full: reject}}
+`, far.Addr))
+	disk := smallDisk(t, weir, "160m")
+	weir.start()
+	farEnd := readFar(t, far.Addr)
+	far.Stop()
+	ledger, stop := weir.load(60, 20_000)
+	bridgetest.Until(t, "a sender is told that nothing is stored", func() bool {
+		for _, e := range ledger.Entries() {
+			if e.Reason >= 0x80 {
+				return true
+			}
+		}
+		return false
+	})
+	for range 3 {
+		weir.kill()
+		weir.start()
+		account(t, weir.http, "after a kill")
+	}
+	far.Start()
+	stop()
+	t.Logf("%v", farEnd.report(ledger))
+	account(t, weir.http, "after all")
+	bridgetest.Until(t, "the disk is free again", func() bool {
+		var s syscall.Statfs_t
+		if err := syscall.Statfs(disk, &s); err != nil {
+			t.Fatal(err)
+		}
+		return s.Bavail*uint64(s.Bsize) > 100<<20
+	})
 	weir.end()
 }
 

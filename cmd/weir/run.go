@@ -90,14 +90,14 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid.`,
 }
 
 // startAttempts is how often a start is tried while what it fails of may be over in a moment: the process with the
-// databases was killed, say, and comes back.
+// databases was killed, say, and comes back, also on a full disk.
 const startAttempts = 5
 
 // persist starts again as long as that makes sense.
 func persist[T any](ctx context.Context, log *slog.Logger, start func() (T, error)) (T, error) {
 	for n := 1; ; n++ {
 		a, err := start()
-		if err == nil || n == startAttempts || ctx.Err() != nil || !errors.Is(err, gateway.ErrTransient) {
+		if err == nil || n == startAttempts || ctx.Err() != nil || !errors.Is(err, gateway.ErrTransient) && !errors.Is(err, gateway.ErrFull) {
 			return a, err
 		}
 		log.Warn("cannot start, and tries again", "error", err)

@@ -12,6 +12,7 @@ import (
 // A start that fails of what may be over in a moment is tried again, and no other.
 func TestPersist(t *testing.T) {
 	moment := gateway.Errorf(gateway.ErrTransient, "the process with the databases ended")
+	full := gateway.Errorf(gateway.ErrFull, "the disk is full")
 	over := errors.New("the port is in use")
 	for _, c := range []struct {
 		name   string
@@ -21,6 +22,7 @@ func TestPersist(t *testing.T) {
 	}{
 		{"at once", nil, 1, nil},
 		{"the databases are killed twice", []error{moment, moment}, 3, nil},
+		{"and the disk is full", []error{full}, 2, nil},
 		{"they never stay", []error{moment, moment, moment, moment, moment, moment}, startAttempts, moment},
 		{"a mistake", []error{over}, 1, over},
 	} {

@@ -90,7 +90,7 @@ func minFree(s config.Share) store.MinFree {
 	if s.Percent > 0 {
 		return store.MinFree{Percent: s.Percent, Bytes: store.DefaultMinFree.Bytes}
 	}
-	return store.MinFree{Bytes: int64(s.Bytes)}
+	return store.MinFree{Bytes: max(int64(s.Bytes), store.LeastFree)}
 }
 
 // newKeeper bounds the journal: every route holds it, and what is counted or rolled forward from it

@@ -34,12 +34,12 @@ type Config struct {
 type Driver struct {
 	path     string
 	interval time.Duration
-	line     *codec.Line
+	format   *codec.Format
 }
 
-// New returns a driver for the file that cfg names, whose line line decodes. Errors are
+// New returns a driver for the file that cfg names, whose line format decodes. Errors are
 // gateway.KeyErrors. The file is not touched before Run.
-func New(cfg Config, line *codec.Line) (*Driver, error) {
+func New(cfg Config, format *codec.Format) (*Driver, error) {
 	if cfg.Path == "" {
 		return nil, gateway.BadKey("path", "missing; it is the file to read")
 	}
@@ -49,7 +49,7 @@ func New(cfg Config, line *codec.Line) (*Driver, error) {
 	if cfg.Interval == 0 {
 		cfg.Interval = 10 * time.Second
 	}
-	return &Driver{cfg.Path, cfg.Interval, line}, nil
+	return &Driver{cfg.Path, cfg.Interval, format}, nil
 }
 
 // Run emits what the file says, once every interval, until ctx ends or the file is gone. It
@@ -80,17 +80,17 @@ func (d *Driver) read(emit func(codec.Frame)) error {
 	}
 	defer f.Close()
 	// One byte more than a line may have, so that one that is too long is seen to be.
-	buf := make([]byte, codec.MaxLine+1)
+	buf := make([]byte, codec.MaxFrame+1)
 	n, err := f.Read(buf)
 	if err != nil {
 		return err
 	}
 	text := bytes.TrimSpace(buf[:n])
-	if n > codec.MaxLine {
+	if n > codec.MaxFrame {
 		emit(codec.Frame{Garbage: codec.Overlong, Raw: text[:min(len(text), 64)]})
 		return nil
 	}
-	readings, garbage := d.line.Decode(text)
+	readings, garbage := d.format.Decode(text)
 	if garbage != "" {
 		emit(codec.Frame{Garbage: garbage, Raw: text[:min(len(text), 64)]})
 		return nil

@@ -22,7 +22,7 @@ func TestConformance(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		line, err := codec.NewLine(map[string]any{"csv": []any{"seq"}}, map[string]codec.Measurement{"seq": {Unit: "1"}})
+		line, err := codec.NewFormat(map[string]any{"csv": []any{"seq"}}, map[string]codec.Measurement{"seq": {Unit: "1"}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,12 +1,12 @@
-// Package codec turns bytes that devices send into named values. It holds no port and
-// no clock, so that every format is tested on plain bytes:
+// Package codec turns bytes that devices send into named values. It holds no port, so that
+// every format is tested on plain bytes:
 //
-//	bytes ──► Splitter ──► line ──► Line.Decode ──► readings
-//	             │                      │
-//	             └── garbage, counted ──┘
+//	bytes ──► framing ──► frame ──► Format.Decode ──► readings
+//	             │                       │
+//	             └── garbage, counted ───┘
 //
-// What cannot be understood is never guessed at: it becomes garbage with one of the
-// reasons below, and the stream goes on at the next line.
+// Stream is the two together. What cannot be understood is never guessed at: it becomes
+// garbage with one of the reasons below, and the stream goes on at the next good frame.
 package codec
 
 import (
@@ -24,25 +24,27 @@ type Reading struct {
 	// Value is the value as text: a number keeps every digit the device sent, true and
 	// false are themselves, a string is its bare text.
 	Value   string
-	Unit    string // as configured; may be empty
+	Unit    string // as the device or the configuration says; may be empty
 	Quality gateway.Quality
+	Source  time.Time // when the device says it measured; zero if it does not say
 }
 
 // Frame is what a driver hands on: either readings that belong together, or garbage.
 // A frame with neither says that the device is connected.
 type Frame struct {
 	Readings []Reading
-	Source   time.Time // when the device says it measured; zero if it does not say
-	Garbage  string    // why Raw was no frame, one of the reasons; empty for readings
-	Raw      []byte    // the first bytes of the garbage; valid only during the call it is handed to
+	Garbage  string // why Raw was no frame, one of the reasons; empty for readings
+	Raw      []byte // the first bytes of the garbage; valid only during the call it is handed to
 }
 
 // Why bytes were no frame. There are few, because metrics have one series for each.
 const (
-	Overlong  = "overlong"  // longer than the longest line allowed
+	Overlong  = "overlong"  // longer than the longest frame allowed
 	Binary    = "binary"    // not text: control characters or invalid UTF-8
-	Partial   = "partial"   // the rest of a line whose start was sent before we listened
-	Malformed = "malformed" // a line, but not one of the configured format
+	Partial   = "partial"   // the rest of a frame whose start was sent before we listened
+	Noise     = "noise"     // bytes between frames
+	Checksum  = "checksum"  // a frame whose check is wrong
+	Malformed = "malformed" // a frame, but not one of the configured format
 	Header    = "header"    // a CSV line that repeats the column names
 	TooMany   = "too many"  // more names than a device may have
 )

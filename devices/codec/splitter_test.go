@@ -10,7 +10,7 @@ import (
 )
 
 // split feeds chunks to s and returns lines as they are and garbage as "!reason raw".
-func split(s *Splitter, chunks ...string) []string {
+func split(s *splitter, chunks ...string) []string {
 	var got []string
 	for _, c := range chunks {
 		s.Feed([]byte(c),
@@ -39,14 +39,14 @@ func TestSplitter(t *testing.T) {
 		{"overlong", []string{long + "y\nok\n"}, []string{"!overlong " + long + "y", "ok"}},
 		{"overlong in pieces", []string{long, long, long, "\r\nok\r\n"}, []string{"!overlong " + long + long + long, "ok"}},
 	} {
-		if got := split(NewSplitter(8), c.chunks...); !reflect.DeepEqual(got, c.want) {
+		if got := split(newLines(8), c.chunks...); !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
 		}
 	}
 }
 
 func TestSplitterSkipsWhatItDidNotSeeBegin(t *testing.T) {
-	s := NewSplitter(0)
+	s := newLines(0)
 	s.SkipPartial()
 	got := split(s, "2.34", " kg\r\n12.35 kg\r\n")
 	if want := []string{"!partial 2.34 kg", "12.35 kg"}; !reflect.DeepEqual(got, want) {
@@ -59,7 +59,7 @@ func TestSplitterSkipsWhatItDidNotSeeBegin(t *testing.T) {
 }
 
 func TestSplitterHoldsNoMoreThanALine(t *testing.T) {
-	s := NewSplitter(100)
+	s := newLines(100)
 	for range 1000 {
 		split(s, strings.Repeat("z", 1000))
 	}
@@ -76,7 +76,7 @@ func TestSplitterHoldsNoMoreThanALine(t *testing.T) {
 func FuzzSplitter(f *testing.F) {
 	f.Add([]byte("a\r\nb\rc\nddddddddddddddddddd\r\n"), uint64(1))
 	f.Fuzz(func(t *testing.T, data []byte, seed uint64) {
-		whole := split(NewSplitter(16), string(data))
+		whole := split(newLines(16), string(data))
 		rng := rand.New(rand.NewPCG(seed, 0))
 		var chunks []string
 		for rest := data; len(rest) > 0; {
@@ -84,7 +84,7 @@ func FuzzSplitter(f *testing.F) {
 			chunks = append(chunks, string(rest[:n]))
 			rest = rest[n:]
 		}
-		s := NewSplitter(16)
+		s := newLines(16)
 		pieces := split(s, chunks...)
 		// What is kept of garbage, for people, may end earlier.
 		if a, b := reasons(whole), reasons(pieces); !reflect.DeepEqual(a, b) {
@@ -113,12 +113,12 @@ func reasons(lines []string) []string {
 }
 
 func BenchmarkLine(b *testing.B) {
-	l, err := NewLine("json", nil)
+	l, err := NewFormat("json", nil)
 	if err != nil {
 		b.Fatal(err)
 	}
 	data := bytes.Repeat([]byte(fmt.Sprintf("%s\r\n", `{"temperature":21.53,"humidity":44,"co2":612}`)), 10)
-	s := NewSplitter(0)
+	s := newLines(0)
 	b.ReportAllocs()
 	for b.Loop() {
 		s.Feed(data, func(line []byte) { l.Decode(line) }, func(string, []byte) {})

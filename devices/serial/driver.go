@@ -1,5 +1,5 @@
-// Package serial reads devices that send lines of text over a serial port: RS-232, USB
-// adapters, boards with a USB port of their own, pseudo-terminals.
+// Package serial reads devices that send by themselves over a serial port: RS-232, USB adapters,
+// boards with a USB port of their own, pseudo-terminals. What the bytes mean is package codec's.
 package serial
 
 import (
@@ -16,12 +16,11 @@ import (
 
 // Driver reads one port.
 type Driver struct {
-	port    *port.Port
-	maxLine int
-	line    *codec.Line
+	port  *port.Port
+	codec *codec.Codec
 }
 
-// Run opens the port and emits a frame per line until ctx ends, the port goes, or it
+// Run opens the port and emits its frames until ctx ends, the port goes, or it
 // cannot be had. It keeps the promises of devices.Driver.
 func (d *Driver) Run(ctx context.Context, emit func(codec.Frame)) error {
 	p, err := d.port.Open()
@@ -44,45 +43,51 @@ func (d *Driver) Run(ctx context.Context, emit func(codec.Frame)) error {
 }
 
 func (d *Driver) read(ctx context.Context, p *os.File, emit func(codec.Frame)) error {
-	lines := codec.NewSplitter(d.maxLine)
-	began, err := d.quiet(ctx, p, emit, lines)
-	if err != nil {
-		return err
-	}
-	if !began {
-		lines = codec.NewSplitter(d.maxLine)
-	}
+	// Did we begin to listen in the middle of a frame, whose rest could pass for a whole one
+	// ("2.34 kg" of "12.34 kg")? If nothing comes for a while nobody was sending, and the next
+	// byte begins a frame.
+	s := d.codec.Stream()
+	s.SkipPartial()
 	buf := make([]byte, 4096)
-	for {
-		n, err := p.Read(buf)
-		d.line.Frames(lines, buf[:n], emit)
-		if err != nil {
+	n, err := d.within(ctx, p, buf)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s, err = d.codec.Stream(), nil
+	}
+	for ctx.Err() == nil {
+		s.Feed(buf[:n], emit)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			s.Idle(emit)
+		case err != nil:
 			return err
 		}
+		if s.Pending() {
+			n, err = d.within(ctx, p, buf)
+		} else {
+			n, err = p.Read(buf)
+		}
 	}
+	return ctx.Err()
 }
 
-// quiet finds out whether we began to listen in the middle of a line, whose rest could
-// pass for a whole one ("2.34 kg" of "12.34 kg"). If nothing comes for a while nobody was
-// sending, and the next byte begins a line; else everything up to the next end is dropped.
-func (d *Driver) quiet(ctx context.Context, p *os.File, emit func(codec.Frame), lines *codec.Splitter) (began bool, err error) {
-	lines.SkipPartial()
-	// Adapters hand bytes on every 16 ms or so; 5 characters at slow rates.
-	p.SetReadDeadline(time.Now().Add(100*time.Millisecond + 50*time.Second/time.Duration(d.port.Baud())))
-	if ctx.Err() != nil { // its deadline may just have been overwritten, here and below
-		return false, ctx.Err()
+// within reads what comes in a while that no device pauses inside a frame; if nothing does
+// the error is os.ErrDeadlineExceeded.
+func (d *Driver) within(ctx context.Context, p *os.File, buf []byte) (n int, err error) {
+	// Adapters hand bytes on every 16 ms or so; 5 characters at slow rates. The second read
+	// is for us: that we did not get to run in time is no pause of the device's, and takes what
+	// has come by then.
+	for _, wait := range []time.Duration{100*time.Millisecond + 50*time.Second/time.Duration(d.port.Baud()), time.Millisecond} {
+		p.SetReadDeadline(time.Now().Add(wait))
+		if ctx.Err() != nil { // its deadline may just have been overwritten, here and below
+			return 0, ctx.Err()
+		}
+		if n, err = p.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
 	}
-	buf := make([]byte, 512)
-	n, err := p.Read(buf)
 	p.SetReadDeadline(time.Time{})
 	if ctx.Err() != nil {
-		return false, ctx.Err()
+		return n, ctx.Err()
 	}
-	if n > 0 {
-		d.line.Frames(lines, buf[:n], emit)
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = nil
-	}
-	return n > 0, err
+	return n, err
 }

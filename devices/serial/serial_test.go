@@ -24,7 +24,7 @@ import (
 // TestMain can also be another process that holds a port.
 func TestMain(m *testing.M) {
 	if path := os.Getenv("WEIR_TEST_HOLD"); path != "" {
-		d := newDriver(port.Config{Port: path})
+		d := newDriver(port.Config{Port: path}, jsonLines)
 		err := d.Run(context.Background(), func(codec.Frame) { fmt.Println("open") })
 		fmt.Println(err)
 		os.Exit(1)
@@ -32,12 +32,12 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-func newDriver(cfg port.Config) *Driver {
-	line, err := codec.NewLine("json", nil)
+func newDriver(cfg port.Config, bytes codec.Config) *Driver {
+	c, err := codec.New(bytes, nil)
 	if err != nil {
 		panic(err)
 	}
-	d, err := New(Config{Config: cfg}, line)
+	d, err := New(Config{Config: cfg}, c)
 	if err != nil {
 		panic(err)
 	}
@@ -54,9 +54,16 @@ type running struct {
 
 func start(t *testing.T, cfg port.Config) *running {
 	t.Helper()
+	return startAs(t, cfg, jsonLines)
+}
+
+var jsonLines = codec.Config{Format: "json"}
+
+func startAs(t *testing.T, cfg port.Config, bytes codec.Config) *running {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{t, make(chan string, 100), cancel, make(chan error, 1)}
-	d := newDriver(cfg)
+	d := newDriver(cfg, bytes)
 	go func() {
 		r.ended <- d.Run(ctx, func(f codec.Frame) {
 			s := "up"
@@ -171,6 +178,34 @@ func TestFirstLineAfterSilenceIsWhole(t *testing.T) {
 	r.want("a=1")
 }
 
+// A frame that only says how long it is has nothing else to be found by than the pause before
+// it.
+func TestAPauseEndsAFrame(t *testing.T) {
+	p := plug(t, "")
+	r := startAs(t, port.Config{Port: p.Path(), Baud: 300}, codec.Config{Framing: map[string]any{"length": nil}, Format: "raw"})
+	r.want("up")
+	send(t, p, "\x02") // in the middle of one, as far as we know
+	r.want("!partial")
+	time.Sleep(600 * time.Millisecond) // the pause is the input here
+	send(t, p, "\x02ab\x01c")
+	r.want("raw=ab", "raw=c")
+	send(t, p, "\x05abc")
+	r.want("!malformed") // after a pause, and then a frame begins
+	send(t, p, "\x02de")
+	r.want("raw=de")
+}
+
+// A device that has begun a line may pause as long as it likes.
+func TestAPauseInALineIsNone(t *testing.T) {
+	p := plug(t, "")
+	r := start(t, port.Config{Port: p.Path(), Baud: 4_000_000})
+	r.want("up")
+	send(t, p, "\n{\"a\":")
+	time.Sleep(300 * time.Millisecond) // the pause is the input here
+	send(t, p, "1}\n")
+	r.want("a=1")
+}
+
 func TestUnplugIsReportedAtOnce(t *testing.T) {
 	p := plug(t, "")
 	r := start(t, port.Config{Port: p.Path()})
@@ -203,7 +238,7 @@ func TestCancelIsQuick(t *testing.T) {
 // baud we would listen for 1.1 s whether a line is under way.
 func TestCancelWhileItOpens(t *testing.T) {
 	p := plug(t, "")
-	d := newDriver(port.Config{Port: p.Path(), Baud: 50})
+	d := newDriver(port.Config{Port: p.Path(), Baud: 50}, jsonLines)
 	for range 50 {
 		ctx, cancel := context.WithCancel(t.Context())
 		began := time.Now()
@@ -332,7 +367,6 @@ func TestConfigErrors(t *testing.T) {
 		{Config{Config: port.Config{Port: "/dev/a", DataBits: 9}}, "data_bits: 9 is not between 5 and 8"},
 		{Config{Config: port.Config{Port: "/dev/a", Parity: "evne"}}, `parity: "evne" is none of none, odd, even, mark, space`},
 		{Config{Config: port.Config{Port: "/dev/a", StopBits: 3}}, "stop_bits: 3 is neither 1 nor 2"},
-		{Config{MaxLine: 1 << 20, Config: port.Config{Port: "/dev/a"}}, "max_line: 1048576 is not between 1 and 65536"},
 	} {
 		_, err := New(c.cfg, nil)
 		var key *gateway.KeyError

@@ -21,6 +21,9 @@ func kinds() []kind {
 		{name: "weather", what: "serial lines of key=value", every: 2 * time.Second, line: pairsLine, new: newWeather},
 		{name: "co2", what: "serial lines of JSON", every: time.Second, line: jsonLine, new: newCO2},
 		{name: "soil", what: "serial lines of CSV, with garbage now and then", every: time.Second, line: csvLine, garbage: true, new: newSoil},
+		{name: "gps", what: "serial NMEA 0183", every: time.Second, line: nmeaLines, new: newGPS},
+		{name: "p1", what: "serial DSMR telegrams of a smart meter", every: time.Second, line: telegram, new: newP1},
+		{name: "dust", what: "serial frames of a PMS5003", every: time.Second, line: pmsFrame, new: newDust},
 		{name: "heatpump", what: "Modbus RTU unit 3: registers 30001 to 30004", every: time.Second, modbus: true, new: newHeatpump},
 	}
 }
@@ -35,7 +38,7 @@ type kind struct {
 	retain  bool
 	joined  bool // all values in one JSON message, unless the configuration says otherwise
 
-	// Serial, if line is set:
+	// Serial, if line is set: what the values are on the wire.
 	line    func([]value) string
 	garbage bool
 

@@ -18,6 +18,8 @@ import (
 
 	"go.uber.org/goleak"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weir-iot/weir/devices/codec"
 	"github.com/weir-iot/weir/devices/modbus"
 )
@@ -114,7 +116,7 @@ func TestSerialDevices(t *testing.T) {
 		"co2":     "json",
 		"soil":    map[string]any{"csv": []any{"moisture", "temperature"}},
 	} {
-		line, err := codec.NewLine(format, nil)
+		line, err := codec.NewFormat(format, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,6 +128,9 @@ func TestSerialDevices(t *testing.T) {
 			}
 		}
 		stop()
+	}
+	for name, protocol := range map[string]string{"gps": "nmea0183", "p1": "dsmr_p1", "dust": "pms5003"} {
+		t.Run(name, func(t *testing.T) { speaks(t, filepath.Join(dir, name), protocol) })
 	}
 	if !strings.Contains(fleet.Summary(), "because nobody listened") {
 		t.Errorf("lines that nobody reads are not counted:\n%s", fleet.Summary())
@@ -148,6 +153,38 @@ func TestSerialDevices(t *testing.T) {
 	stop()
 	if fleet.Unplug("boiler") == nil || fleet.Unplug("nobody") == nil {
 		t.Error("what has no plug was pulled")
+	}
+}
+
+// speaks reads the device at path until it has said ten things in protocol.
+func speaks(t *testing.T, path, protocol string) {
+	c, err := codec.New(codec.Config{Protocol: protocol}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.SetReadDeadline(time.Now().Add(10 * time.Second))
+	s, frames := c.Stream(), 0
+	for buf := make([]byte, 4096); frames < 10; {
+		n, err := f.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Feed(buf[:n], func(f codec.Frame) {
+			frames++
+			if f.Garbage != "" || len(f.Readings) < 5 {
+				t.Errorf("%s: %+v", f.Garbage, f.Readings)
+			}
+			for _, r := range f.Readings {
+				if away := time.Since(r.Source); !r.Source.IsZero() && (away < -time.Second || away > 10*time.Minute) {
+					t.Errorf("%s was measured %v ago", r.Name, away)
+				}
+			}
+		})
 	}
 }
 
@@ -189,16 +226,16 @@ func TestTornLineSpoilsOnlyItself(t *testing.T) {
 }
 
 func TestGarbageIsGarbage(t *testing.T) {
-	line, err := codec.NewLine(map[string]any{"csv": []any{"a", "b"}}, nil)
+	line, err := codec.New(codec.Config{Format: map[string]any{"csv": []any{"a", "b"}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	reasons := map[string]int{}
 	rng := source(1, "garbage")
-	s := codec.NewSplitter(0)
+	s := line.Stream()
 	for range 100 {
 		frames := 0
-		line.Frames(s, []byte(garbage(rng, "31.2,14.1\r\n")), func(f codec.Frame) {
+		s.Feed([]byte(garbage(rng, "31.2,14.1\r\n")), func(f codec.Frame) {
 			frames++
 			if f.Garbage == "" {
 				t.Errorf("garbage reads as %v", f.Readings)
@@ -331,7 +368,7 @@ func TestMQTTDevices(t *testing.T) {
 
 func TestOpenErrors(t *testing.T) {
 	for want, c := range map[string]Config{
-		`there is no device "boilr"; there is boiler, greenhouse, door, meter, scale, weather, co2, soil, heatpump`: {Only: []string{"boilr"}},
+		`there is no device "boilr"; there is boiler, greenhouse, door, meter, scale, weather, co2, soil, gps, p1, dust, heatpump`: {Only: []string{"boilr"}},
 		`shape "xml" is neither json nor plain`: {Shape: "xml"},
 		"rate and day are greater than 0":       {Rate: -1},
 	} {

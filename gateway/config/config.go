@@ -63,7 +63,7 @@ type Listeners struct {
 type Journal struct {
 	MaxSize       Size          `yaml:"max_size"`       // default 2GiB
 	MaxAge        time.Duration `yaml:"max_age"`        // default 7d; 0: what there is room for
-	MinFree       Share         `yaml:"min_free"`       // default 5%, but 1GiB at most
+	MinFree       Share         `yaml:"min_free"`       // default 5%, but 1GiB at most; 48MiB at least
 	FlushInterval time.Duration `yaml:"flush_interval"` // default 1s
 }
 

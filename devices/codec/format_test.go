@@ -32,7 +32,7 @@ func TestGoldenLines(t *testing.T) {
 			var format any
 			units := map[string]Measurement{}
 			var out strings.Builder
-			var l *Line
+			var l *Format
 			for _, line := range strings.Split(strings.TrimSuffix(string(data), "\n"), "\n") {
 				if text, ok := strings.CutPrefix(line, "# format: "); ok {
 					if err := json.Unmarshal([]byte(text), &format); err != nil {
@@ -47,7 +47,7 @@ func TestGoldenLines(t *testing.T) {
 					continue
 				}
 				if l == nil {
-					if l, err = NewLine(format, units); err != nil {
+					if l, err = NewFormat(format, units); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -85,7 +85,7 @@ func TestGoldenLines(t *testing.T) {
 }
 
 func TestBinaryIsNoLine(t *testing.T) {
-	l, err := NewLine(map[string]any{"csv": []any{"a"}}, nil)
+	l, err := NewFormat(map[string]any{"csv": []any{"a"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,11 +135,11 @@ func TestConfigErrors(t *testing.T) {
 		key    string
 		want   string
 	}{
-		{nil, nil, "format", "missing; it is one of json, key=value, {csv: [name, …]} or {regex: '…'}"},
-		{"jsn", nil, "format", `"jsn" is no format; it is one of json, key=value, {csv: [name, …]} or {regex: '…'}`},
-		{1, nil, "format", "is one of json, key=value, {csv: [name, …]} or {regex: '…'}"},
-		{map[string]any{"cvs": 1}, nil, "format.cvs", `"cvs" is no format; it is one of json, key=value, {csv: [name, …]} or {regex: '…'}`},
-		{map[string]any{"csv": 1, "regex": 2}, nil, "format", "has 2 keys; it is one of json, key=value, {csv: [name, …]} or {regex: '…'}"},
+		{nil, nil, "format", "missing; it is one of " + formats},
+		{"jsn", nil, "format", `"jsn" is no format; it is one of ` + formats},
+		{1, nil, "format", "is one of " + formats},
+		{map[string]any{"cvs": 1}, nil, "format.cvs", `"cvs" is no format; it is one of ` + formats},
+		{map[string]any{"csv": 1, "regex": 2}, nil, "format", "has 2 keys; it is one of " + formats},
 		{map[string]any{"csv": []any{}}, nil, "format.csv", "csv is a list of column names, such as [temperature, humidity]"},
 		{map[string]any{"csv": []any{"a", 1}}, nil, "format.csv", "csv column 2 is 1; a column is a name"},
 		{map[string]any{"csv": []any{"a", "a"}}, nil, "format.csv", `"a" stands twice`},
@@ -152,7 +152,7 @@ func TestConfigErrors(t *testing.T) {
 		{map[string]any{"regex": "(?P<w>.)"}, map[string]Measurement{"weight": {"kg"}}, "measurements.weight", `the format has no measurement "weight"; it has w`},
 		{"json", map[string]Measurement{"a+": {}}, "measurements.a+", `measurement "a+" cannot be a topic level; "a_" can`},
 	} {
-		_, err := NewLine(c.format, c.units)
+		_, err := NewFormat(c.format, c.units)
 		var key *gateway.KeyError
 		if !errors.As(err, &key) || key.Key != c.key || key.Err.Error() != c.want {
 			t.Errorf("%v %v: %v", c.format, c.units, err)
@@ -161,14 +161,14 @@ func TestConfigErrors(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	l, err := NewLine(map[string]any{"csv": []any{"t", "_", "h"}}, map[string]Measurement{"t": {"°C"}})
+	l, err := NewFormat(map[string]any{"csv": []any{"t", "_", "h"}}, map[string]Measurement{"t": {"°C"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := l.Names(); !reflect.DeepEqual(got, []string{"h", "t"}) {
 		t.Errorf("names of csv: %v", got)
 	}
-	l, err = NewLine("json", map[string]Measurement{"t": {"°C"}, "a": {}})
+	l, err = NewFormat("json", map[string]Measurement{"t": {"°C"}, "a": {}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func TestNames(t *testing.T) {
 }
 
 func TestTooManyReadings(t *testing.T) {
-	l, _ := NewLine("json", nil)
+	l, _ := NewFormat("json", nil)
 	list := func(n int) []byte { return []byte(`{"v":[` + strings.Repeat("1,", n-1) + `1]}`) }
 	if r, garbage := l.Decode(list(MaxReadings)); len(r) != MaxReadings || garbage != "" {
 		t.Errorf("%d readings, %q", len(r), garbage)
@@ -195,13 +195,13 @@ func FuzzDecode(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	units := map[string]Measurement{"weight": {"kg"}}
-	var lines []*Line
+	var lines []*Format
 	for _, format := range []any{"json", "key=value", map[string]any{"csv": []any{"a", "_"}}, map[string]any{"regex": `^(?P<weight>\S+) kg$`}} {
 		m := units
 		if f, ok := format.(map[string]any); ok && f["csv"] != nil {
 			m = nil
 		}
-		l, err := NewLine(format, m)
+		l, err := NewFormat(format, m)
 		if err != nil {
 			f.Fatal(err)
 		}

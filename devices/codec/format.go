@@ -19,12 +19,12 @@ import (
 // Measurement is what the configuration says about one value of a device.
 type Measurement struct {
 	// Unit travels with the value. It also says that the value is a number: "+0012.50" is
-	// then 12.50 (see Number), and a line in which it is anything else is malformed.
+	// then 12.50 (see Number), and a frame in which it is anything else is malformed.
 	// Without a unit a value is the text that was sent: 007 may be a name.
 	Unit string `yaml:"unit"`
 }
 
-// Line decodes lines of text. The formats:
+// Format decodes frames, or any other bytes that are one message. The formats:
 //
 //   - json: an object; every scalar member is a reading. Members of nested objects get
 //     dotted names, elements of arrays their index: {"air":{"t":21.5},"v":[1,2]} reads
@@ -36,62 +36,91 @@ type Measurement struct {
 //     semicolon or a tab if the line has one, else a comma. There is no quoting. A line that
 //     repeats the names is a header.
 //   - regex: '^…(?P<name>…)…$': every named group is a reading. RE2 syntax.
+//   - cbor: as json, in CBOR (RFC 8949).
+//   - senml, senml-cbor: RFC 8428. Units and times are the device's.
+//   - fields: {name: {offset, type, …}}: numbers at fixed places; see newFields.
+//   - raw: the reading "raw" is the frame as it is.
 //
 // In the text formats nan and inf, as firmware prints a measurement that failed, become a
 // reading of bad quality.
-type Line struct {
-	decode       func(line []byte, add func(name, value string)) error
+type Format struct {
+	decode       func(frame []byte, add func(Reading)) error
+	binary       bool // frames are not text
 	typed        bool // the format itself tells numbers from strings
 	measurements map[string]Measurement
-	fixed        []string // the names of csv and regex; nil if the device names its values
+	fixed        []string          // the names of csv, regex and fields; nil if the device names its values
+	units        map[string]string // by name, those that are not the configuration's to choose
 }
 
-// NewLine returns a decoder for format as it stands in the configuration: the word json or
-// key=value, or a map with the one key csv or regex. Errors are KeyErrors.
-func NewLine(format any, measurements map[string]Measurement) (*Line, error) {
-	l := &Line{measurements: measurements}
-	if key, err := l.setFormat(format); err != nil {
+// NewFormat returns a decoder for format as it stands in the configuration: a word, or a
+// map with one key. Errors are KeyErrors.
+func NewFormat(format any, measurements map[string]Measurement) (*Format, error) {
+	f := &Format{}
+	if key, err := f.set(format); err != nil {
+		var deeper *gateway.KeyError
+		if errors.As(err, &deeper) {
+			return nil, err
+		}
 		return nil, &gateway.KeyError{Key: key, Err: err}
 	}
+	return f, f.measure(measurements)
+}
+
+// measure checks what the configuration says about measurements.
+func (f *Format) measure(measurements map[string]Measurement) error {
+	f.measurements = measurements
 	for _, name := range slices.Sorted(maps.Keys(measurements)) {
 		key := "measurements." + name
 		if err := CheckName(name); err != nil {
-			return nil, &gateway.KeyError{Key: key, Err: err}
+			return &gateway.KeyError{Key: key, Err: err}
 		}
-		if l.fixed != nil && !slices.Contains(l.fixed, name) {
-			return nil, gateway.BadKey(key, "the format has no measurement %q; it has %s", name, strings.Join(l.fixed, ", "))
+		if f.fixed != nil && !slices.Contains(f.fixed, name) {
+			return gateway.BadKey(key, "the format has no measurement %q; it has %s", name, strings.Join(f.fixed, ", "))
+		}
+		if own, want := f.units[name], measurements[name].Unit; own != "" && want != "" && own != PlainUnit(want) {
+			return gateway.BadKey(key, "%s is in %s; Weir does not convert", name, own)
 		}
 	}
-	return l, nil
+	return nil
 }
 
-const formats = "json, key=value, {csv: [name, …]} or {regex: '…'}"
+const formats = "json, key=value, {csv: [name, …]}, {regex: '…'}, {fields: {name: …}}, cbor, senml, senml-cbor or raw"
 
-// setFormat returns the key its error is at.
-func (l *Line) setFormat(format any) (string, error) {
-	switch f := format.(type) {
+// set returns the key its error is at.
+func (f *Format) set(format any) (string, error) {
+	switch v := format.(type) {
 	case nil:
 		return "format", fmt.Errorf("missing; it is one of %s", formats)
 	case string:
-		switch f {
+		switch v {
 		case "json":
-			l.decode, l.typed = decodeJSON, true
-			return "", nil
+			f.decode, f.typed = decodeJSON, true
 		case "key=value":
-			l.decode = decodePairs
-			return "", nil
+			f.decode = decodePairs
+		case "cbor":
+			f.decode, f.typed, f.binary = decodeCBOR, true, true
+		case "senml":
+			f.decode, f.typed = decodeSenMLJSON, true
+		case "senml-cbor":
+			f.decode, f.typed, f.binary = decodeSenMLCBOR, true, true
+		case "raw":
+			f.decode, f.typed, f.binary, f.fixed = decodeRaw, true, true, []string{"raw"}
+		default:
+			return "format", fmt.Errorf("%q is no format; it is one of %s", v, formats)
 		}
-		return "format", fmt.Errorf("%q is no format; it is one of %s", f, formats)
+		return "", nil
 	case map[string]any:
-		if len(f) != 1 {
-			return "format", fmt.Errorf("has %d keys; it is one of %s", len(f), formats)
+		if len(v) != 1 {
+			return "format", fmt.Errorf("has %d keys; it is one of %s", len(v), formats)
 		}
-		for kind, v := range f {
+		for kind, v := range v {
 			switch kind {
 			case "csv":
-				return "format.csv", l.setColumns(v)
+				return "format.csv", f.setColumns(v)
 			case "regex":
-				return "format.regex", l.setRegex(v)
+				return "format.regex", f.setRegex(v)
+			case "fields":
+				return "format.fields", f.setFields(v)
 			}
 			return "format." + kind, fmt.Errorf("%q is no format; it is one of %s", kind, formats)
 		}
@@ -99,7 +128,7 @@ func (l *Line) setFormat(format any) (string, error) {
 	return "format", fmt.Errorf("is one of %s", formats)
 }
 
-func (l *Line) setColumns(v any) error {
+func (f *Format) setColumns(v any) error {
 	list, ok := v.([]any)
 	if !ok || len(list) == 0 {
 		return errors.New("csv is a list of column names, such as [temperature, humidity]")
@@ -110,19 +139,19 @@ func (l *Line) setColumns(v any) error {
 		if !ok {
 			return fmt.Errorf("csv column %d is %v; a column is a name", i+1, item)
 		}
-		if err := l.addFixed(name); name != "_" && err != nil {
+		if err := f.addFixed(name); name != "_" && err != nil {
 			return err
 		}
 		columns[i] = name
 	}
-	if len(l.fixed) == 0 {
+	if len(f.fixed) == 0 {
 		return errors.New("csv skips every column")
 	}
-	l.decode = func(line []byte, add func(string, string)) error { return decodeCSV(columns, line, add) }
+	f.decode = func(line []byte, add func(Reading)) error { return decodeCSV(columns, line, add) }
 	return nil
 }
 
-func (l *Line) setRegex(v any) error {
+func (f *Format) setRegex(v any) error {
 	expr, ok := v.(string)
 	if !ok {
 		return errors.New("regex is a string")
@@ -135,37 +164,37 @@ func (l *Line) setRegex(v any) error {
 		if name == "" {
 			continue
 		}
-		if err := l.addFixed(name); err != nil {
+		if err := f.addFixed(name); err != nil {
 			return err
 		}
 	}
-	if len(l.fixed) == 0 {
+	if len(f.fixed) == 0 {
 		return errors.New("regex has no named group, such as (?P<weight>[0-9.]+)")
 	}
-	l.decode = func(line []byte, add func(string, string)) error { return decodeRegex(re, line, add) }
+	f.decode = func(line []byte, add func(Reading)) error { return decodeRegex(re, line, add) }
 	return nil
 }
 
-func (l *Line) addFixed(name string) error {
+func (f *Format) addFixed(name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
 	if name == "_" {
 		return nil
 	}
-	if slices.Contains(l.fixed, name) {
+	if slices.Contains(f.fixed, name) {
 		return fmt.Errorf("%q stands twice", name)
 	}
-	l.fixed = append(l.fixed, name)
+	f.fixed = append(f.fixed, name)
 	return nil
 }
 
 // Names are the measurements that are known before the first line, sorted: those of a
 // format that fixes them, else those the configuration speaks of.
-func (l *Line) Names() []string {
-	names := slices.Clone(l.fixed)
-	if l.fixed == nil {
-		for name := range l.measurements {
+func (f *Format) Names() []string {
+	names := slices.Clone(f.fixed)
+	if f.fixed == nil {
+		for name := range f.measurements {
 			names = append(names, name)
 		}
 	}
@@ -173,38 +202,47 @@ func (l *Line) Names() []string {
 	return names
 }
 
-// MaxReadings bounds the readings of one line.
+// MaxReadings bounds the readings of one frame.
 const MaxReadings = 256
 
 var (
 	errMalformed = errors.New("malformed")
 	errHeader    = errors.New("header")
+	errChecksum  = errors.New("checksum")
 )
 
-// Decode returns the readings of line, in its order, or the reason it is garbage. A
-// line is taken whole or not at all.
-func (l *Line) Decode(line []byte) (readings []Reading, garbage string) {
-	if !isText(line) {
-		return nil, Binary
+// Decode returns the readings of frame, in its order, or the reason it is garbage. A
+// frame is taken whole or not at all. One that is good and measures nothing, such as a
+// sensor's answer to a command, has neither.
+func (f *Format) Decode(frame []byte) (readings []Reading, garbage string) {
+	if !f.binary {
+		frame = bytes.TrimRight(frame, "\r\n") // some send it inside other ends too
+		if !isText(frame, f.typed) {
+			return nil, Binary
+		}
 	}
 	bad := false
-	err := l.decode(line, func(name, value string) {
-		r := Reading{Name: CleanName(name), Value: value}
-		r.Unit = l.measurements[r.Name].Unit
-		n, number := Number(value)
-		switch {
-		case number && r.Unit != "":
-			r.Value = n
-		case notANumber(value) && (r.Unit != "" || !l.typed):
-			r.Quality = gateway.Bad
-		case !number && r.Unit != "":
-			bad = true
+	err := f.decode(frame, func(r Reading) {
+		r.Name = CleanName(r.Name)
+		if r.Unit == "" {
+			r.Unit = f.measurements[r.Name].Unit
+			n, number := Number(r.Value)
+			switch {
+			case number && r.Unit != "":
+				r.Value = n
+			case notANumber(r.Value) && (r.Unit != "" || !f.typed):
+				r.Quality = gateway.Bad
+			case !number && r.Unit != "":
+				bad = true
+			}
 		}
 		readings = append(readings, r)
 	})
 	switch {
 	case err == errHeader:
 		return nil, Header
+	case err == errChecksum:
+		return nil, Checksum
 	case err != nil || bad:
 		return nil, Malformed
 	case len(readings) > MaxReadings:
@@ -213,29 +251,36 @@ func (l *Line) Decode(line []byte) (readings []Reading, garbage string) {
 	return readings, ""
 }
 
-func isText(line []byte) bool {
-	for _, b := range line {
-		if b < ' ' && b != '\t' || b == 0x7f {
+func decodeRaw(frame []byte, add func(Reading)) error {
+	add(Reading{Name: "raw", Value: string(frame)})
+	return nil
+}
+
+// isText tells whether frame is UTF-8 without control characters; line ends are among them,
+// unless there may be many lines.
+func isText(frame []byte, lines bool) bool {
+	for _, b := range frame {
+		if b < ' ' && b != '\t' && !(lines && (b == '\r' || b == '\n')) || b == 0x7f {
 			return false
 		}
 	}
-	return utf8.Valid(line)
+	return utf8.Valid(frame)
 }
 
-func decodePairs(line []byte, add func(name, value string)) error {
+func decodePairs(line []byte, add func(Reading)) error {
 	for _, pair := range strings.FieldsFunc(string(line), func(r rune) bool { return strings.ContainsRune(" \t,;", r) }) {
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok || name == "" {
 			return errMalformed
 		}
 		if value != "" {
-			add(name, value)
+			add(Reading{Name: name, Value: value})
 		}
 	}
 	return nil
 }
 
-func decodeCSV(columns []string, line []byte, add func(name, value string)) error {
+func decodeCSV(columns []string, line []byte, add func(Reading)) error {
 	text, sep := string(line), ","
 	if strings.Contains(text, ";") {
 		sep = ";"
@@ -256,13 +301,13 @@ func decodeCSV(columns []string, line []byte, add func(name, value string)) erro
 	}
 	for i, value := range fields {
 		if columns[i] != "_" && value != "" {
-			add(columns[i], value)
+			add(Reading{Name: columns[i], Value: value})
 		}
 	}
 	return nil
 }
 
-func decodeRegex(re *regexp.Regexp, line []byte, add func(name, value string)) error {
+func decodeRegex(re *regexp.Regexp, line []byte, add func(Reading)) error {
 	m := re.FindSubmatch(line)
 	if m == nil {
 		return errMalformed
@@ -272,13 +317,13 @@ func decodeRegex(re *regexp.Regexp, line []byte, add func(name, value string)) e
 			continue
 		}
 		if value := strings.TrimSpace(string(m[i])); value != "" {
-			add(name, value)
+			add(Reading{Name: name, Value: value})
 		}
 	}
 	return nil
 }
 
-func decodeJSON(line []byte, add func(name, value string)) error {
+func decodeJSON(line []byte, add func(Reading)) error {
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.UseNumber() // a float64 would change the digits
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
@@ -294,7 +339,7 @@ func decodeJSON(line []byte, add func(name, value string)) error {
 }
 
 // decodeMembers reads the members of an object that is open.
-func decodeMembers(d *json.Decoder, prefix string, add func(name, value string)) error {
+func decodeMembers(d *json.Decoder, prefix string, add func(Reading)) error {
 	for d.More() {
 		t, err := d.Token()
 		if err != nil {
@@ -308,7 +353,7 @@ func decodeMembers(d *json.Decoder, prefix string, add func(name, value string))
 	return err
 }
 
-func decodeElements(d *json.Decoder, prefix string, add func(name, value string)) error {
+func decodeElements(d *json.Decoder, prefix string, add func(Reading)) error {
 	for i := 0; d.More(); i++ {
 		if err := decodeValue(d, prefix+strconv.Itoa(i), add); err != nil {
 			return err
@@ -318,7 +363,7 @@ func decodeElements(d *json.Decoder, prefix string, add func(name, value string)
 	return err
 }
 
-func decodeValue(d *json.Decoder, name string, add func(name, value string)) error {
+func decodeValue(d *json.Decoder, name string, add func(Reading)) error {
 	if len(name) > MaxName { // a cut name might be another's; and it bounds the recursion
 		return errMalformed
 	}
@@ -333,26 +378,11 @@ func decodeValue(d *json.Decoder, name string, add func(name, value string)) err
 		}
 		return decodeElements(d, name+".", add)
 	case json.Number:
-		add(name, v.String())
+		add(Reading{Name: name, Value: v.String()})
 	case bool:
-		add(name, strconv.FormatBool(v))
+		add(Reading{Name: name, Value: strconv.FormatBool(v)})
 	case string:
-		add(name, v)
+		add(Reading{Name: name, Value: v})
 	}
 	return nil
-}
-
-// Frames feeds p to s and emits a frame for every line that ends in it.
-func (l *Line) Frames(s *Splitter, p []byte, emit func(Frame)) {
-	refuse := func(reason string, raw []byte) {
-		emit(Frame{Garbage: reason, Raw: raw[:min(len(raw), rawKept)]})
-	}
-	s.Feed(p, func(line []byte) {
-		readings, garbage := l.Decode(line)
-		if garbage != "" {
-			refuse(garbage, line)
-			return
-		}
-		emit(Frame{Readings: readings})
-	}, refuse)
 }

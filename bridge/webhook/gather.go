@@ -12,7 +12,9 @@ import (
 const refill = time.Second
 
 // gather takes events until there is a batch: one that had no answer, up to the offset where
-// it ended then, else a new one within the limits. It is empty at the end of the events.
+// it ended then, else a new one within the limits. Events of another route or of a replay may come before
+// those that had no answer, so what is more than a batch may have ends at the limits all the same. It is
+// empty at the end of the events.
 func (l *link) gather(ctx context.Context) ([]item, error) {
 	for {
 		if len(l.items) == 0 {
@@ -31,7 +33,7 @@ func (l *link) gather(ctx context.Context) ([]item, error) {
 			l.s.cuts = []uint64{l.items[n-1].event.Offset}
 		}
 		end := l.s.cuts[0]
-		for l.items[len(l.items)-1].event.Offset < end {
+		for l.items[len(l.items)-1].event.Offset < end && len(l.items) < l.s.c.MaxEvents {
 			timeout := time.NewTimer(refill)
 			more, err := l.take(ctx, timeout.C)
 			timeout.Stop()
@@ -43,10 +45,16 @@ func (l *link) gather(ctx context.Context) ([]item, error) {
 			}
 		}
 		n := 0
-		for n < len(l.items) && l.items[n].event.Offset <= end {
-			n++
+		for size := 0; n < min(len(l.items), l.s.c.MaxEvents) && l.items[n].event.Offset <= end; n++ {
+			if size = l.s.grow(size, n, l.items[n]); n > 0 && size > l.s.c.MaxBytes {
+				break
+			}
 		}
 		if n > 0 {
+			last := l.items[n-1].event.Offset
+			if n == l.s.c.MaxEvents && last < end || n < len(l.items) && l.items[n].event.Offset <= end {
+				l.s.cuts = append([]uint64{last}, l.s.cuts...)
+			}
 			return l.items[:n:n], nil
 		}
 		l.s.cuts = l.s.cuts[1:] // nothing of that batch came again
@@ -57,20 +65,27 @@ func (l *link) gather(ctx context.Context) ([]item, error) {
 func (l *link) fill(ctx context.Context) (int, error) {
 	linger := time.NewTimer(l.s.c.Linger)
 	defer linger.Stop()
-	n, size := 1, len(l.items[0].body)
+	n, size := 1, l.s.grow(0, 0, l.items[0])
 	for n < l.s.c.MaxEvents {
 		if n == len(l.items) {
 			if more, err := l.take(ctx, linger.C); err != nil || !more {
 				return n, err
 			}
 		}
-		size += len(l.s.c.BatchSeparator) + len(l.items[n].body)
-		if size > l.s.c.MaxBytes {
+		if size = l.s.grow(size, n, l.items[n]); size > l.s.c.MaxBytes {
 			break
 		}
 		n++
 	}
 	return n, nil
+}
+
+// grow is the size of a batch of n items with one more.
+func (s *Sink) grow(size, n int, next item) int {
+	if n > 0 {
+		size += len(s.c.BatchSeparator)
+	}
+	return size + len(next.body)
 }
 
 // take appends the next event to items, or returns false at timeout and at the end of the events.

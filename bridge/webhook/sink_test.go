@@ -289,3 +289,35 @@ func TestBatchLimits(t *testing.T) {
 		t.Errorf("bodies of %v", got)
 	}
 }
+
+// After a lost answer older events may come before those that had none: of another route, of a replay. They go in
+// batches of their own, each within the limits, and none counts as delivered that was not sent.
+func TestOlderEventsAfterALostAnswer(t *testing.T) {
+	for _, c := range []struct {
+		config webhook.Config
+		want   []string // requests behind the one without an answer
+	}{
+		{webhook.Config{}, []string{"test-gw/e1-1", "test-gw/e1-2", "test-gw/e1-3", "test-gw/e1-9"}},
+		{webhook.Config{MaxEvents: 2, Linger: time.Minute}, []string{"test-gw/e1-1/e1-2/2", "test-gw/e1-3/e1-9/2"}},
+		{webhook.Config{MaxEvents: 100, MaxBytes: 1024, Linger: time.Minute}, []string{"test-gw/e1-1/e1-2/2", "test-gw/e1-3/e1-9/2"}},
+	} {
+		r := start(t, func(w http.ResponseWriter, _ *request, n int) {
+			if n == 1 {
+				w.WriteHeader(http.StatusBadGateway)
+			}
+		})
+		c.config.URL = r.URL
+		s := newSink(t, c.config)
+		all := append(events(1, 3), events(9, 1)...)
+		for _, e := range all {
+			e.Payload = []byte(strings.Repeat("x", 300))
+		}
+		bridgetest.Send(t, s, all[3]).Finish()
+		if done, err := bridgetest.Send(t, s, all...).Finish(); err != nil || len(done) != len(all) {
+			t.Errorf("%v, %d outcomes", err, len(done))
+		}
+		if got := ids(r.requests())[1:]; !slices.Equal(got, c.want) {
+			t.Errorf("requests %q, not %q", got, c.want)
+		}
+	}
+}

@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	codeBlock = regexp.MustCompile("(?s)```\n(.*?)```")
+	codeBlock = regexp.MustCompile("(?sm)^```(\\w*)\n(.*?)^```$") // of a language, or commands
 	anyID     = regexp.MustCompile(`plant1-gw7/[a-z]{8}-[0-9]+`)
 )
 
@@ -130,7 +130,10 @@ func TestOperatePage(t *testing.T) {
 
 	commands := 0
 	for _, block := range codeBlock.FindAllStringSubmatch(string(page), -1) {
-		for line := range strings.Lines(block[1]) {
+		if block[1] != "" { // what a command shows
+			continue
+		}
+		for line := range strings.Lines(block[2]) {
 			line = anyID.ReplaceAllString(strings.TrimSpace(line), letters[0].ID)
 			rest, ok := strings.CutPrefix(line, "weir ")
 			if !ok {

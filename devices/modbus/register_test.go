@@ -350,7 +350,7 @@ func TestReportByException(t *testing.T) {
 		slave.Set(modbusslave.Holding, 0, 3000)
 		slave.Set(modbusslave.Holding, 10, 0)
 		got := frames(t, d, 9*time.Second, func() {
-			time.Sleep(time.Second / 2) // between two polls
+			time.Sleep(time.Second / 2)                          // between two polls
 			for i, v := range []uint16{3049, 2951, 3050, 3090} { // the last reported counts, not the last read
 				slave.Set(modbusslave.Holding, 0, v)
 				slave.Set(modbusslave.Holding, 10, uint16(i/2))

@@ -356,6 +356,7 @@ func TestBoxThatIsStopped(t *testing.T) {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
+		eventually(t, 20*time.Second, "it stands still", func() bool { return standsStill(pid) })
 		var wg sync.WaitGroup
 		for n := range 2 * boxCalls { // more than may be under way
 			wg.Go(func() {
@@ -386,6 +387,18 @@ func TestBoxThatIsStopped(t *testing.T) {
 	if aside, _ := filepath.Glob(b.o.Dir + "/*.damaged*"); aside != nil {
 		t.Errorf("set aside: %v", aside)
 	}
+}
+
+// standsStill tells whether all threads of a process are stopped, which takes a moment after SIGSTOP.
+func standsStill(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range threads {
+		b, err := os.ReadFile(path)
+		if err != nil || !bytes.HasPrefix(b[bytes.LastIndexByte(b, ')')+1:], []byte(" T")) { // proc_pid_stat(5)
+			return false
+		}
+	}
+	return len(threads) > 0
 }
 
 const boxDeaf = "WEIR_TEST_BOX_DEAF"

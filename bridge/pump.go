@@ -167,11 +167,11 @@ func (p *Pump) Run(ctx context.Context) error {
 func (p *Pump) next(n int) (e *gateway.Event, again bool, held time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now, age := time.Now(), p.o.Age()
+	now := time.Now()
 	var best *source
 	least := -1.0 // of those that have something to send
 	for _, s := range p.sources {
-		peeked := s.win.peek(n, age)
+		peeked := s.win.peek(n, p.o.Age)
 		if peeked == nil {
 			p.pop(s) // peek may have found the oldest ones expired
 			continue

@@ -198,7 +198,7 @@ func (p *Pump) traceSeen(s *source, e *gateway.Event, seen sight, up bool) Trace
 		return TraceRoute{Fate: FateDead, Detail: "refused: " + seen.reason}
 	}
 	switch {
-	case s.win.expired(seen.event, p.o.Age()):
+	case s.win.expired(seen.event, p.o.Age):
 		return TraceRoute{Fate: FateExpired, Detail: "it will be passed over when its turn comes"}
 	case seen.sent && up:
 		return TraceRoute{Fate: FateInFlight, Detail: "handed to the sink, and not answered yet"}
@@ -216,7 +216,7 @@ func (p *Pump) traceWaiting(s *source, offset uint64, e *gateway.Event, synced u
 			return TraceRoute{Fate: FateUnknown, Detail: "the route is not there yet"}, nil
 		case offset >= synced:
 			return TraceRoute{Fate: FateQueued, Detail: "in the journal; not on stable storage yet, and not sent before"}, nil
-		case s.win.expired(e, p.o.Age()):
+		case s.win.expired(e, p.o.Age):
 			return TraceRoute{Fate: FateExpired, Detail: "it will be passed over when its turn comes"}, nil
 		}
 		return TraceRoute{Fate: FateQueued, Detail: "in the journal"}, nil

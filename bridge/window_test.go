@@ -15,6 +15,7 @@ func TestWindowAgainstModel(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		w := newWindow(Route{}.withDefaults(), gateway.Position{Epoch: "e1", Offset: 10})
 		now := time.Hour
+		clock := func() time.Duration { return now }
 		offset := uint64(11)
 		var events []*gateway.Event
 		settled := map[*gateway.Event]bool{}
@@ -45,7 +46,7 @@ func TestWindowAgainstModel(t *testing.T) {
 				w.add("far", lost{}, batch, gateway.Position{Epoch: "e1", Offset: offset - 1})
 				pop()
 			case 1, 2: // send
-				e := w.peek(0, now)
+				e := w.peek(0, clock)
 				if e == nil {
 					continue
 				}
@@ -77,7 +78,7 @@ func TestWindowAgainstModel(t *testing.T) {
 						settled[e] = false
 					}
 				}
-				if e := w.peek(0, now); e != nil {
+				if e := w.peek(0, clock); e != nil {
 					w.take(0)
 					if first := w.first(); e != first {
 						t.Fatalf("seed %d: begins again at %d, not at %d", seed, e.Offset, first.Offset)

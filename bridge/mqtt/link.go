@@ -25,7 +25,7 @@ type codec interface {
 	// connect says hello as c; for a source, with a session that outlasts the connection.
 	connect(to *bytes.Buffer, c *Config, source bool) error
 	// publish fails with gateway.ErrInvalid if the version has no way to say m.
-	publish(to *bytes.Buffer, packetID uint16, m *message, age time.Duration) error
+	publish(to *bytes.Buffer, packetID uint16, m *message, age func() time.Duration) error
 	// subscribe asks for filters at QoS 1; those that stand already do not bring their retained messages again.
 	subscribe(to *bytes.Buffer, packetID uint16, filters []string) error
 	// puback says of a message that it is stored, or why it never will be.
@@ -50,6 +50,7 @@ type link struct {
 	r      *bufio.Reader
 	w      *bufio.Writer
 	buf    bytes.Buffer
+	m      message // the one that is being sent
 
 	limits   limits
 	lasts    time.Duration // until the account has to be shown anew; 0: for ever
@@ -221,10 +222,11 @@ var errRenew = errors.New("the token is about to expire; connecting again with a
 func (l *link) publish(e *gateway.Event, done func(*gateway.Event, error)) error {
 	l.buf.Reset()
 	id := l.nextID()
-	m, err := l.s.shaper.shape(e)
+	m := &l.m
+	err := l.s.shaper.shape(m, e)
 	if err == nil {
 		m.retain = m.retain && !l.limits.noRetain
-		err = l.s.codec.publish(&l.buf, id, m, l.s.age())
+		err = l.s.codec.publish(&l.buf, id, m, l.s.age)
 	}
 	if err == nil && l.limits.maxPacket > 0 && l.buf.Len() > l.limits.maxPacket {
 		err = gateway.Errorf(gateway.ErrInvalid, "packet of %d bytes is larger than the %d that the far end takes", l.buf.Len(), l.limits.maxPacket)
@@ -304,7 +306,12 @@ func (l *link) answered(a answer, done func(*gateway.Event, error)) error {
 		}
 		l.acked = l.heard
 		e := l.inFlight[i].event
-		l.inFlight = append(l.inFlight[:i], l.inFlight[i+1:]...)
+		if i == 0 { // the rule; append moves the rest when it must
+			l.inFlight[0] = flight{}
+			l.inFlight = l.inFlight[1:]
+		} else {
+			l.inFlight = append(l.inFlight[:i], l.inFlight[i+1:]...)
+		}
 		done(e, a.err)
 	case pingresp:
 		l.pinged = time.Time{}

@@ -18,6 +18,9 @@ type message struct {
 	contentType string
 	utf8        bool
 	retain      bool
+
+	user  []gateway.UserProperty // of properties, which makes it anew
+	props []byte                 // of a codec
 }
 
 // shaper makes messages of events.
@@ -43,28 +46,25 @@ var formats = map[string]format{
 	"thingsboard-device":  asThingsBoardDevice,
 }
 
-// shape returns e for the far end, or gateway.ErrInvalid if there is no way.
-func (s *shaper) shape(e *gateway.Event) (*message, error) {
-	m := &message{event: e, id: e.ID(s.gatewayID), retain: e.Retain && s.retain}
-	var err error
+// shape makes m what e is for the far end, or fails with gateway.ErrInvalid if there is no way.
+func (s *shaper) shape(m *message, e *gateway.Event) (err error) {
+	*m = message{event: e, id: e.ID(s.gatewayID), retain: e.Retain && s.retain, user: m.user, props: m.props}
 	if m.topic, err = s.topics.of(e); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.format(m, s.gatewayID); err != nil {
-		return nil, err
+		return err
 	}
 	if s.address != nil {
 		s.address(m)
 		if err := gateway.ValidateTopic(m.topic); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if s.check != nil {
-		if err := s.check(m); err != nil {
-			return nil, err
-		}
+		return s.check(m)
 	}
-	return m, nil
+	return nil
 }
 
 // asPayload is the payload as it was published.
@@ -98,8 +98,7 @@ func (m *message) properties() []gateway.UserProperty {
 	if !e.Source.IsZero() {
 		at = e.Source
 	}
-	all := make([]gateway.UserProperty, 0, 5+len(e.UserProperties))
-	all = append(all, gateway.UserProperty{Key: idProperty, Value: m.id})
+	all := append(m.user[:0], gateway.UserProperty{Key: idProperty, Value: m.id})
 	if !at.IsZero() {
 		all = append(all, gateway.UserProperty{Key: "weir-time", Value: at.UTC().Format(time.RFC3339Nano)})
 	}
@@ -117,5 +116,6 @@ func (m *message) properties() []gateway.UserProperty {
 			all = append(all, p)
 		}
 	}
+	m.user = all
 	return all
 }

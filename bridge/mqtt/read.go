@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -71,8 +72,26 @@ func (l *link) read() (a answer, err error) {
 	if err := l.checkHeader(); err != nil {
 		return answer{}, closed(err)
 	}
+	if a, ok, err := l.readAck(); ok || err != nil {
+		return a, closed(err)
+	}
 	a, err = l.s.codec.read(l.r)
 	return a, closed(err)
+}
+
+// readAck reads a PUBACK that has nothing but its packet identifier, which is success in both versions (§3.4.2.1). Nearly
+// all that comes is one, so it costs no codec.
+func (l *link) readAck() (a answer, ok bool, err error) {
+	head, err := l.r.Peek(2)
+	if err != nil || head[0] != puback<<4 || head[1] != 2 {
+		return a, false, err
+	}
+	if head, err = l.r.Peek(4); err != nil {
+		return a, false, err
+	}
+	a = answer{kind: puback, packetID: binary.BigEndian.Uint16(head[2:])}
+	l.r.Discard(len(head))
+	return a, true, nil
 }
 
 func closed(err error) error {

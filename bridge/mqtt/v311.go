@@ -43,7 +43,7 @@ func (v311) puback(to *bytes.Buffer, packetID uint16, _ error) error {
 	return p.Write(to)
 }
 
-func (v311) publish(to *bytes.Buffer, packetID uint16, m *message, _ time.Duration) error {
+func (v311) publish(to *bytes.Buffer, packetID uint16, m *message, _ func() time.Duration) error {
 	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
 	p.Qos, p.Retain = 1, m.retain
 	p.MessageID = packetID

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -83,36 +84,52 @@ func (v5) event(p *packets.Publish) *gateway.Event {
 	return e
 }
 
-func (v5) publish(to *bytes.Buffer, packetID uint16, m *message, age time.Duration) error {
-	e := m.event
-	props := packets.Properties{
-		ContentType:     m.contentType,
-		ResponseTopic:   e.ResponseTopic,
-		CorrelationData: e.CorrelationData,
-	}
-	if err := checkProperties(&props); err != nil {
+// publish writes the packet itself: it is what a link sends all day, and the codec makes a dozen objects of each.
+func (v5) publish(to *bytes.Buffer, packetID uint16, m *message, age func() time.Duration) error {
+	if err := checkProperties(m); err != nil {
 		return err
+	}
+	e, b := m.event, m.props[:0] // the properties, §3.3.2.3
+	if m.utf8 {
+		b = append(b, packets.PropPayloadFormat, 1)
+	}
+	if e.Expiry > 0 {
+		b = binary.BigEndian.AppendUint32(append(b, packets.PropMessageExpiry), remaining(e, age()))
+	}
+	if m.contentType != "" {
+		b = appendText(append(b, packets.PropContentType), m.contentType)
+	}
+	if e.ResponseTopic != "" {
+		b = appendText(append(b, packets.PropResponseTopic), e.ResponseTopic)
+	}
+	if len(e.CorrelationData) > 0 {
+		b = appendText(append(b, packets.PropCorrelationData), e.CorrelationData)
 	}
 	for _, p := range m.properties() {
 		if err := errors.Join(checkText(p.Key), checkText(p.Value)); err != nil {
 			return gateway.Errorf(gateway.ErrInvalid, "user property: %w", err)
 		}
-		props.User = append(props.User, packets.User{Key: p.Key, Value: p.Value})
+		b = appendText(appendText(append(b, packets.PropUser), p.Key), p.Value)
 	}
-	if m.utf8 {
-		one := byte(1)
-		props.PayloadFormat = &one
+	m.props = b
+
+	head := append(to.AvailableBuffer(), packets.PUBLISH<<4|1<<1)
+	if m.retain {
+		head[0] |= 1
 	}
-	if e.Expiry > 0 {
-		left := remaining(e, age)
-		props.MessageExpiry = &left
-	}
-	p := packets.Publish{
-		Topic: m.topic, Payload: m.payload, QoS: 1, Retain: m.retain,
-		PacketID: packetID, Properties: &props,
-	}
-	_, err := p.WriteTo(to)
-	return err
+	// A variable byte integer (§1.5.5) is what Go calls a uvarint.
+	length := binary.AppendUvarint(make([]byte, 0, binary.MaxVarintLen32), uint64(len(b)))
+	head = binary.AppendUvarint(head, uint64(2+len(m.topic)+2+len(length)+len(b)+len(m.payload)))
+	head = append(binary.BigEndian.AppendUint16(appendText(head, m.topic), packetID), length...)
+	to.Write(head)
+	to.Write(b)
+	to.Write(m.payload)
+	return nil
+}
+
+// appendText appends a string or binary data (§1.5.4, §1.5.6).
+func appendText[T string | []byte](b []byte, s T) []byte {
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...)
 }
 
 // remaining is the message expiry interval that is left (§3.3.2.3.3), in seconds, rounded up.
@@ -124,17 +141,17 @@ func remaining(e *gateway.Event, age time.Duration) uint32 {
 
 // checkProperties refuses what a broker would answer by ending the connection, which would
 // then happen again and again.
-func checkProperties(p *packets.Properties) error {
-	if p.ResponseTopic != "" {
-		if err := gateway.ValidateTopic(p.ResponseTopic); err != nil {
+func checkProperties(m *message) error {
+	if topic := m.event.ResponseTopic; topic != "" {
+		if err := gateway.ValidateTopic(topic); err != nil {
 			return gateway.Errorf(gateway.ErrInvalid, "response topic: %w", err)
 		}
 	}
-	if err := checkText(p.ContentType); err != nil {
+	if err := checkText(m.contentType); err != nil {
 		return gateway.Errorf(gateway.ErrInvalid, "content type: %w", err)
 	}
-	if len(p.CorrelationData) > math.MaxUint16 {
-		return gateway.Errorf(gateway.ErrInvalid, "correlation data of %d bytes", len(p.CorrelationData))
+	if n := len(m.event.CorrelationData); n > math.MaxUint16 {
+		return gateway.Errorf(gateway.ErrInvalid, "correlation data of %d bytes", n)
 	}
 	return nil
 }

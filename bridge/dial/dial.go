@@ -136,6 +136,11 @@ func (d *Dialer) Offer(protocols ...string) {
 // belongs before the first connection.
 func (d *Dialer) WriteBuffer(bytes int) { d.direct.writeBuffer = bytes }
 
+// QuickAck has the kernel tell the peer at once what was read, without waiting for up to 40 ms for something to
+// say with it. It is for a far end that answers in many small packets and, by Nagle's algorithm (RFC 896), holds back
+// all but the first until it hears of that. It belongs before the first connection.
+func (d *Dialer) QuickAck() { d.direct.quickAck = true }
+
 // Proxied tells whether there is a proxy.
 func (d *Dialer) Proxied() bool { return d.proxy != nil }
 

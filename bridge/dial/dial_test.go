@@ -458,3 +458,34 @@ func TestWriteBuffer(t *testing.T) {
 		conn.Close()
 	}
 }
+
+// What was read is acknowledged at once, however the conversation went before.
+func TestQuickAck(t *testing.T) {
+	echo := listen(t, func(conn net.Conn) { io.Copy(conn, conn) })
+	for _, proxy := range []string{"", (&bridgetest.Tunnel{}).Start(t).URL()} {
+		d := newDialer(t, dial.Config{Proxy: proxy}, false)
+		d.QuickAck()
+		conn, err := d.Dial(t.Context(), echo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 10 { // by then the kernel would wait for something to say with it
+			if _, err := conn.Write([]byte("a")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		raw, err := conn.(syscall.Conn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) {
+			if n, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_QUICKACK); err != nil || n != 1 {
+				t.Errorf("quick acknowledgements: %d, %v", n, err)
+			}
+		})
+		conn.Close()
+	}
+}

@@ -10,24 +10,54 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/proxy"
 )
 
 // direct dials without a proxy: the far end, or the proxy itself.
-type direct struct{ writeBuffer int }
+type direct struct {
+	writeBuffer int
+	quickAck    bool
+}
 
 // DialContext is proxy.ContextDialer.
 func (d direct) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
-	if tcp, ok := conn.(*net.TCPConn); ok && err == nil && d.writeBuffer > 0 {
+	tcp, ok := conn.(*net.TCPConn)
+	if err != nil || !ok {
+		return conn, err
+	}
+	if d.writeBuffer > 0 {
 		if err := tcp.SetWriteBuffer(d.writeBuffer); err != nil {
 			conn.Close()
 			return nil, err
 		}
 	}
-	return conn, err
+	if !d.quickAck {
+		return conn, nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &quickAcker{tcp, raw}, nil
+}
+
+// quickAcker acknowledges what it has read. The kernel forgets that it was asked to (tcp(7)), so it is asked each time.
+type quickAcker struct {
+	*net.TCPConn
+	raw syscall.RawConn
+}
+
+func (c *quickAcker) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b)
+	if n > 0 { // without it things go on, only slower
+		c.raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_QUICKACK, 1) })
+	}
+	return n, err
 }
 
 // Dial is proxy.Dialer, which is asked for and not used.

@@ -131,6 +131,7 @@ func New(c Config, gatewayID, uplink string, lane int, age func() time.Duration)
 	// What lies in the kernel's buffer looks sent. A small buffer keeps a slow link from
 	// looking like a dead one: with it, AckTimeout has to cover 64 KiB, not megabytes.
 	s.dialer.WriteBuffer(32 << 10)
+	s.dialer.QuickAck() // mosquitto writes each PUBACK by itself, and waits with the second
 	return s, nil
 }
 

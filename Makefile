@@ -18,6 +18,7 @@ TARGETS := arm-6 arm-7 arm64 riscv64 amd64
 SEED ?= 1
 FOR  ?= 10m
 HOST ?=
+BENCH ?=
 
 .PHONY: help
 help: ## show this list
@@ -46,7 +47,7 @@ deps: ## install the Debian packages that tests use as real peers, where that is
 .PHONY: test
 test: go-version deps ## run every test; what is skipped is listed with its reason
 	@$(GOTESTSUM) --format pkgname -- $(RACE) -timeout 20m ./...
-	@cd store/benchmark && $(GO) vet ./...
+	@cd firmware-sim/bench && $(GO) vet ./...
 
 .PHONY: store-arm
 store-arm: deps ## the whole store suite as ARMv6, under qemu-user; takes long
@@ -55,9 +56,9 @@ store-arm: deps ## the whole store suite as ARMv6, under qemu-user; takes long
 	@cd store && WEIR_EMULATOR=qemu-arm qemu-arm ../bin/store-arm.test -test.timeout 3h
 
 .PHONY: bench
-bench: ## measure what users feel, beside the alternatives in the same run
-	@cd store/benchmark && $(GO) run .
+bench: build deps ## measure what users feel, beside the alternatives in the same run; BENCH has its flags
 	@$(GO) test -run '^$$' -bench . -benchmem ./...
+	@cd firmware-sim/bench && $(GO) run . -weir $(CURDIR)/bin/weir $(BENCH)
 
 .PHONY: chaos
 chaos: build ## faults of every kind for FOR=10m with SEED=1, and what was lost; as root, more kinds

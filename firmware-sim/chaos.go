@@ -3,18 +3,16 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/weir-iot/weir/firmware-sim/chaos"
 	"github.com/weir-iot/weir/firmware-sim/fault"
+	"github.com/weir-iot/weir/firmware-sim/image"
 )
 
 const chaosHelp = `firmware-sim chaos: a real gateway between devices and a far end, while faults happen.
@@ -63,8 +61,8 @@ func chaosCommand(ctx context.Context, args []string, out, errOut io.Writer) (er
 			return fmt.Errorf("%s: %w", *script, err)
 		}
 	}
-	if os.Geteuid() == 0 && !chaos.Private() {
-		return inPrivate(ctx, args, out, errOut)
+	if os.Geteuid() == 0 && !image.Private() {
+		return image.Rerun(ctx, append([]string{"chaos"}, args...), out, errOut)
 	}
 	if *asJSON {
 		c.Out = errOut
@@ -99,23 +97,6 @@ func chaosCommand(ctx context.Context, args []string, out, errOut io.Writer) (er
 	if err == nil && !report.OK() {
 		err = fmt.Errorf("%d violations, %d reasons why it proves too little; again: firmware-sim chaos --seed %d --for %s",
 			len(report.Violations), len(report.Quiet), report.Seed, report.For)
-	}
-	return err
-}
-
-// errPrivate: the process that did the work has said what is wrong.
-var errPrivate = errors.New("the campaign failed")
-
-// inPrivate runs the same again with mounts of its own.
-func inPrivate(ctx context.Context, args []string, out, errOut io.Writer) error {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", append([]string{"chaos"}, args...)...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.Stdout, cmd.Stderr = out, errOut
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.Exited() {
-		return errPrivate
 	}
 	return err
 }

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/weir-iot/weir/firmware-sim/image"
 	"github.com/weir-iot/weir/firmware-sim/sim"
 )
 
@@ -55,7 +56,7 @@ func command(ctx context.Context, args []string, out, errOut io.Writer) int {
 	case errors.Is(err, errUsage):
 		return 2
 	}
-	if !errors.Is(err, errPrivate) {
+	if !errors.Is(err, image.ErrFailed) {
 		fmt.Fprintln(errOut, "firmware-sim:", err)
 	}
 	return 1

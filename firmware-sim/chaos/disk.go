@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"time"
 	"unsafe"
+
+	"github.com/weir-iot/weir/firmware-sim/image"
 )
 
 // disk is what lies under the gateway's data: a file system of its own, where that can be had,
@@ -38,7 +38,7 @@ func openDisk(dir string, tagged bool) (*disk, error) {
 		}
 	}
 	d.data = filepath.Join(dir, "data")
-	if err := d.make(); err != nil {
+	if err := image.Make(d.image, d.at, imageSize); err != nil {
 		d.noImage = err.Error()
 		return d, nil
 	}
@@ -46,57 +46,7 @@ func openDisk(dir string, tagged bool) (*disk, error) {
 	return d, nil
 }
 
-// make puts a file system into a file and mounts it.
-func (d *disk) make() error {
-	if !Private() {
-		return errors.New("it takes root, to mount a file system that ends with the campaign")
-	}
-	// Systemd shares mounts between namespaces by default.
-	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	if err := os.MkdirAll(d.at, 0o700); err != nil {
-		return err
-	}
-	f, err := os.Create(d.image)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(f.Truncate(imageSize), f.Close()); err != nil {
-		return err
-	}
-	if err := program("mkfs.ext4", "-q", "-F", "-m", "0", d.image); err != nil {
-		return err
-	}
-	return d.mount()
-}
-
-func (d *disk) mount() error { return program("mount", "-o", "loop", d.image, d.at) }
-
 func (d *disk) mounted() bool { return d.noImage == "" }
-
-// program runs one and returns what it said if it failed.
-func program(name string, args ...string) error {
-	if found, err := exec.LookPath(name); err == nil {
-		name = found
-	} else if _, err := os.Stat("/usr/sbin/" + name); err == nil {
-		name = "/usr/sbin/" + name
-	}
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", name, err, out)
-	}
-	return nil
-}
-
-// Private tells whether this process has mounts that are seen by nobody else and end with it.
-func Private() bool {
-	mine, err := os.Readlink("/proc/self/ns/mnt")
-	if err != nil || os.Geteuid() != 0 {
-		return false
-	}
-	parents, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()))
-	return err == nil && mine != parents
-}
 
 // env is what weir's environment gets.
 func (d *disk) env() []string {
@@ -161,28 +111,15 @@ func (d *disk) pull() error {
 
 // plugIn mounts it again; it repairs itself from its log.
 func (d *disk) plugIn() error {
-	if err := d.unmount(); err != nil {
+	if err := image.Unmount(d.at); err != nil {
 		return err
 	}
-	return d.mount()
-}
-
-// unmount waits for who still uses it: all are to end, but a child of a process that was killed may take a moment.
-func (d *disk) unmount() error {
-	for end := time.Now().Add(startLimit); ; time.Sleep(5 * time.Millisecond) { // between two looks; the look decides
-		err := syscall.Unmount(d.at, 0)
-		if err == nil {
-			return nil
-		}
-		if err != syscall.EBUSY || time.Now().After(end) {
-			return fmt.Errorf("unmount %s: %w", d.at, err)
-		}
-	}
+	return image.Mount(d.image, d.at)
 }
 
 func (d *disk) close() error {
 	if !d.mounted() {
 		return nil
 	}
-	return d.unmount()
+	return image.Unmount(d.at)
 }

@@ -16,6 +16,8 @@ import (
 type Taker struct {
 	// Take is called with each message, one at a time.
 	Take func(*Message)
+	// Address is where it listens, host:port; default a free port of loopback.
+	Address string
 
 	listener net.Listener
 	work     sync.WaitGroup
@@ -27,9 +29,13 @@ type Taker struct {
 	taking sync.Mutex
 }
 
-// Start begins to take connections on a free port of loopback.
+// Start begins to take connections.
 func (t *Taker) Start() error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	at := t.Address
+	if at == "" {
+		at = "127.0.0.1:0"
+	}
+	l, err := net.Listen("tcp", at)
 	if err != nil {
 		return err
 	}
@@ -106,8 +112,14 @@ func (t *Taker) serve(c net.Conn) error {
 	if v == V5 {
 		hello = append(hello, 0)
 	}
-	c.Write(appendPacket(nil, connack<<4, hello))
+	out := appendPacket(nil, connack<<4, hello)
 	for {
+		if in.Buffered() == 0 { // what came together is answered together
+			if _, err := c.Write(out); err != nil {
+				return nil
+			}
+			out = out[:0]
+		}
 		p, err := readPacket(in, v)
 		var broken net.Error
 		switch {
@@ -125,10 +137,10 @@ func (t *Taker) serve(c net.Conn) error {
 			t.Take(&p.message)
 			t.taking.Unlock()
 			if p.message.QoS == 1 {
-				c.Write(appendAnswer(nil, puback, p.id))
+				out = appendAnswer(out, puback, p.id)
 			}
 		case pingreq:
-			c.Write([]byte{pingresp << 4, 0})
+			out = append(out, pingresp<<4, 0)
 		case disconnect:
 			return nil
 		default:

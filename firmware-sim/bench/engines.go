@@ -20,11 +20,20 @@ import (
 	"github.com/weir-iot/weir/store"
 )
 
+// engine stores payloads. One of them is open at a time.
+type engine interface {
+	// append returns when payload is on stable storage. Many may call it at once.
+	append(payload []byte) error
+	// commit stores all of them with one sync, if the engine can. It does not go with append.
+	commit(payloads [][]byte) error
+	close() error
+}
+
 // group is group commit as simple as it can be: one goroutine takes all that wait and
 // stores them as one.
 type group struct {
-	store func(payloads [][]byte) error
-	after func() error
+	commits func(payloads [][]byte) error
+	after   func() error
 
 	wake  chan struct{}
 	done  chan struct{}
@@ -37,8 +46,8 @@ type waiting struct {
 	stored  chan error
 }
 
-func newGroup(store func([][]byte) error, after func() error) *group {
-	g := &group{store: store, after: after, wake: make(chan struct{}, 1), done: make(chan struct{})}
+func newGroup(commits func([][]byte) error, after func() error) *group {
+	g := &group{commits: commits, after: after, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go g.run()
 	return g
 }
@@ -74,7 +83,7 @@ func (g *group) run() {
 		}
 		var err error
 		if len(all) > 0 {
-			err = g.store(payloads)
+			err = g.commits(payloads)
 		}
 		for _, w := range all {
 			w.stored <- err
@@ -82,6 +91,8 @@ func (g *group) run() {
 		spare = all
 	}
 }
+
+func (g *group) commit(payloads [][]byte) error { return g.commits(payloads) }
 
 func (g *group) close() error {
 	close(g.wake)
@@ -91,57 +102,64 @@ func (g *group) close() error {
 
 const rawSize = 16 << 20
 
-// openRaw is the bare system calls: a pre-allocated file, one pwrite and one fdatasync per group.
-func openRaw(dir string) (engine, error) { return raw(dir, false) }
+// Ways to write a file: into blocks that were allocated, or written, before, or behind its end.
+type rawFile int
 
-// openRawZeros is the same on a file whose blocks were written before.
-func openRawZeros(dir string) (engine, error) { return raw(dir, true) }
+const (
+	allocated rawFile = iota
+	zeroed
+	growing
+)
 
-func raw(dir string, zeros bool) (engine, error) {
-	f, err := os.Create(filepath.Join(dir, "0"))
+// openRaw is the bare system calls: one pwrite and one fdatasync for each group.
+func openRaw(how rawFile) func(dir string) (engine, error) {
+	return func(dir string) (engine, error) {
+		path := filepath.Join(dir, "0")
+		f, err := how.create(path)
+		if err != nil {
+			return nil, err
+		}
+		castagnoli := crc32.MakeTable(crc32.Castagnoli)
+		buf, pos := []byte(nil), int64(0)
+		return newGroup(func(payloads [][]byte) error {
+			buf = buf[:0]
+			for _, p := range payloads {
+				buf = binary.LittleEndian.AppendUint32(buf, uint32(len(p)))
+				buf = binary.LittleEndian.AppendUint32(buf, crc32.Checksum(p, castagnoli))
+				buf = append(buf, p...)
+			}
+			if pos+int64(len(buf)) > rawSize {
+				f.Close()
+				path += "0"
+				if f, err = how.create(path); err != nil {
+					return err
+				}
+				pos = 0
+			}
+			if _, err := f.WriteAt(buf, pos); err != nil {
+				return err
+			}
+			pos += int64(len(buf))
+			return syscall.Fdatasync(int(f.Fd()))
+		}, func() error { return f.Close() }), nil
+	}
+}
+
+func (how rawFile) create(path string) (*os.File, error) {
+	f, err := os.Create(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := prepare(f, zeros); err != nil {
-		return nil, err
+	if how != growing {
+		err = syscall.Fallocate(int(f.Fd()), 0, 0, rawSize)
 	}
-	castagnoli := crc32.MakeTable(crc32.Castagnoli)
-	buf, pos := []byte(nil), int64(0)
-	return newGroup(func(payloads [][]byte) error {
-		buf = buf[:0]
-		for _, p := range payloads {
-			buf = binary.LittleEndian.AppendUint32(buf, uint32(len(p)))
-			buf = binary.LittleEndian.AppendUint32(buf, crc32.Checksum(p, castagnoli))
-			buf = append(buf, p...)
-		}
-		if pos+int64(len(buf)) > rawSize {
-			f.Close()
-			if f, err = os.Create(f.Name() + "0"); err != nil {
-				return err
-			}
-			if err := prepare(f, zeros); err != nil {
-				return err
-			}
-			pos = 0
-		}
-		if _, err := f.WriteAt(buf, pos); err != nil {
-			return err
-		}
-		pos += int64(len(buf))
-		return syscall.Fdatasync(int(f.Fd()))
-	}, func() error { return f.Close() }), nil
-}
-
-func prepare(f *os.File, zeros bool) error {
-	if err := syscall.Fallocate(int(f.Fd()), 0, 0, rawSize); err != nil {
-		return err
+	if err == nil && how == zeroed {
+		_, err = f.WriteAt(make([]byte, rawSize), 0)
 	}
-	if zeros {
-		if _, err := f.WriteAt(make([]byte, rawSize), 0); err != nil {
-			return err
-		}
+	if err == nil {
+		err = f.Sync()
 	}
-	return f.Sync()
+	return f, err
 }
 
 // journal is Weir's, through the interface that Ingest uses.
@@ -151,8 +169,10 @@ type journal struct {
 	ended  chan error
 }
 
-func openJournal(dir string) (engine, error) {
-	j, err := store.Open(store.Options{Dir: dir})
+func openJournal(dir string) (engine, error) { return startJournal(store.Options{Dir: dir}) }
+
+func startJournal(o store.Options) (*journal, error) {
+	j, err := store.Open(o)
 	if err != nil {
 		return nil, err
 	}
@@ -162,14 +182,27 @@ func openJournal(dir string) (engine, error) {
 	return e, nil
 }
 
+const topic = "plant/scale/weight"
+
 func (e *journal) append(payload []byte) error {
 	stored := answers.Get().(chan error)
 	defer answers.Put(stored)
-	event := &gateway.Event{Topic: "plant/scale/weight", Payload: payload}
+	event := &gateway.Event{Topic: topic, Payload: payload}
 	if err := e.j.Append(context.Background(), event, gateway.Synced, func(err error) { stored <- err }); err != nil {
 		return err
 	}
 	return <-stored
+}
+
+// commit has somebody wait for the last only: what is written before it is synced with it.
+func (e *journal) commit(payloads [][]byte) error {
+	last := len(payloads) - 1
+	for _, p := range payloads[:last] {
+		if err := e.j.Append(context.Background(), &gateway.Event{Topic: topic, Payload: p}, gateway.Written, nil); err != nil {
+			return err
+		}
+	}
+	return e.append(payloads[last])
 }
 
 func (e *journal) close() error {
@@ -177,9 +210,15 @@ func (e *journal) close() error {
 	return errors.Join(<-e.ended, e.j.Close())
 }
 
+func badgerOptions(dir string) badger.Options {
+	return badger.DefaultOptions(dir).WithLogger(nil).WithSyncWrites(true).
+		WithCompression(options.None).WithMetricsEnabled(false).WithDetectConflicts(false)
+}
+
+func badgerKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
 func openBadger(dir string) (engine, error) {
-	db, err := badger.Open(badger.DefaultOptions(dir).WithLogger(nil).WithSyncWrites(true).
-		WithCompression(options.None).WithMetricsEnabled(false).WithDetectConflicts(false))
+	db, err := badger.Open(badgerOptions(dir))
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +227,7 @@ func openBadger(dir string) (engine, error) {
 		return db.Update(func(txn *badger.Txn) error {
 			for _, p := range payloads {
 				next++
-				if err := txn.Set(binary.BigEndian.AppendUint64(nil, next), p); err != nil {
+				if err := txn.Set(badgerKey(next), p); err != nil {
 					return err
 				}
 			}

@@ -297,7 +297,7 @@ func TestKeeperShrinksBeside(t *testing.T) {
 		t.Errorf("the backlog grew to %d bytes; its bound is %d", most, max)
 	}
 	slow.let.Store(1)
-	k.until("it is shrunk", func() bool { return slow.Stat("up").Bytes <= max*9/10 })
+	k.until("it is shrunk", func() bool { return slow.Stat("up").Bytes <= max })
 	k.put(500)
 	s := slow.Stat("up")
 	if s.Put != s.Count+s.Dropped[store.DroppedThinned]+s.Dropped[store.DroppedOldest] {

@@ -64,7 +64,10 @@ func TestSyncsAreShared(t *testing.T) {
 	w := newRig(t, "journal: {flush_interval: 500ms}\ndevices:\n  oven: {driver: serial, port: "+port+", format: key=value}\n")
 	trace := filepath.Join(t.TempDir(), "trace")
 	// -D: the process we start is weir, and strace is its grandchild; so stop reaches weir.
-	p := startProcess(t, strace, "-D", "-f", "-e", "trace=fdatasync", "-o", trace, weir, "-c", w.conf, "run")
+	// A sync takes 5 ms more, as on an SD card: on a disk that is as fast as a round trip of
+	// the publisher there is little to share.
+	p := startProcess(t, strace, "-D", "-f", "--seccomp-bpf", "-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=5000",
+		"-o", trace, weir, "-c", w.conf, "run")
 	if err := waitListening("tcp", w.mqtt); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +82,7 @@ func TestSyncsAreShared(t *testing.T) {
 	const acks = 5000
 	before := syncs()
 	publishMany(t, w.mqtt, acks, 100)
-	if n := syncs() - before; n == 0 || n > acks/5 {
+	if n := syncs() - before; n == 0 || n > acks/20 {
 		t.Errorf("%d syncs for %d acknowledgements with 100 in flight; want one for many", n, acks)
 	} else {
 		t.Logf("%d syncs for %d acknowledgements", n, acks)

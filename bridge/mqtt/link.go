@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/weir-iot/weir/bridge/dial"
@@ -42,7 +43,7 @@ type flight struct {
 	sent     time.Time // when the kernel had all of it; zero while it is in our buffer
 }
 
-// link is one connection. All but read belongs to the goroutine of run.
+// link is one connection. What is not guarded belongs to the goroutine that sends: run's, or receive's.
 type link struct {
 	s      *Sink
 	conn   net.Conn
@@ -52,16 +53,20 @@ type link struct {
 	buf    bytes.Buffer
 	m      message // the one that is being sent
 
-	limits   limits
-	lasts    time.Duration // until the account has to be shown anew; 0: for ever
-	pace     pace
-	inFlight []flight // in order of sending
-	lastID   uint16
-
-	acked  time.Time // the last PUBACK
+	limits limits
+	lasts  time.Duration // until the account has to be shown anew; 0: for ever
+	pace   pace
+	lastID uint16
 	wrote  time.Time // the last flush of anything
-	heard  time.Time // the last packet of any kind
-	pinged time.Time // zero: no ping waits for its answer
+
+	room chan struct{} // one waiter, one signal: what run waits for has come
+
+	mu       sync.Mutex
+	inFlight []flight  // in order of sending
+	until    int       // run waits until no more than so many are in flight; -1: it does not
+	acked    time.Time // the last PUBACK
+	heard    time.Time // the last packet of any kind
+	pinged   time.Time // zero: no ping waits for its answer
 }
 
 func newLink(s *Sink, conn net.Conn) *link {
@@ -69,6 +74,8 @@ func newLink(s *Sink, conn net.Conn) *link {
 		s: s, conn: conn,
 		r: bufio.NewReader(conn),
 		w: bufio.NewWriterSize(dial.Paced{Conn: conn, Limit: s.c.AckTimeout}, 16<<10),
+
+		room: make(chan struct{}, 1), until: -1,
 	}
 	if s.c.Rate > 0 {
 		l.pace.every = time.Second / time.Duration(s.c.Rate)
@@ -110,29 +117,30 @@ func (l *link) connect(c Config, lasts time.Duration, deadline time.Time) error 
 }
 
 // run sends until events is closed and all is acknowledged, or the link is lost.
+//
+// Once the window is full it waits until half of it is free. A far end with a small window acknowledges
+// each message in a packet of its own: to follow each with one publish would be a system call and a switch
+// of goroutines for each, on both sides, and it always has the other half to work on.
 func (l *link) run(ctx context.Context, events <-chan *gateway.Event, done func(*gateway.Event, error)) error {
 	window := l.s.c.Window
 	if l.limits.window > 0 {
 		window = min(window, l.limits.window)
 	}
-	answers := make(chan answer, window+8)
+	keepAlive := l.keepAlive()
+	tick := time.NewTicker(min(keepAlive, l.s.c.AckTimeout) / 4)
+	defer tick.Stop()
+	now := time.Now()
+	l.acked, l.wrote, l.heard = now, now, now
 	lost := make(chan error, 1)
-	quit := make(chan struct{})
-	go func() { lost <- l.listen(answers, quit) }()
+	go func() { lost <- l.settle(done) }()
 	ended := false
 	defer func() {
-		close(quit)
 		l.conn.Close()
 		if !ended {
 			<-lost
 		}
 	}()
 
-	keepAlive := l.keepAlive()
-	tick := time.NewTicker(min(keepAlive, l.s.c.AckTimeout) / 4)
-	defer tick.Stop()
-	now := time.Now()
-	l.acked, l.wrote, l.heard = now, now, now
 	var renew <-chan time.Time
 	if l.lasts > 0 {
 		renew = time.After(l.lasts)
@@ -140,10 +148,17 @@ func (l *link) run(ctx context.Context, events <-chan *gateway.Event, done func(
 	var end error // what an orderly end is called
 	turn := time.NewTimer(0)
 	defer turn.Stop()
+	full := false
 	for {
 		in := events
 		wait := l.pace.wait(time.Now())
-		if len(l.inFlight) >= window || wait > 0 {
+		switch n := l.flying(); {
+		case n >= window:
+			full = true
+		case n <= window/2:
+			full = false
+		}
+		if full || wait > 0 {
 			in = nil
 		}
 		if in != nil {
@@ -158,14 +173,17 @@ func (l *link) run(ctx context.Context, events <-chan *gateway.Event, done func(
 			default:
 			}
 		}
-		if events == nil && len(l.inFlight) == 0 {
+		if err := l.flush(nil); err != nil {
+			return err
+		}
+		switch {
+		case events == nil && l.clear(0):
 			if err := l.flush(disconnect); err != nil {
 				return err
 			}
 			return end
-		}
-		if err := l.flush(nil); err != nil {
-			return err
+		case full && l.clear(window/2):
+			continue
 		}
 		if wait > 0 {
 			turn.Reset(wait)
@@ -177,22 +195,10 @@ func (l *link) run(ctx context.Context, events <-chan *gateway.Event, done func(
 			} else if err := l.publish(e, done); err != nil {
 				return err
 			}
-		case a := <-answers:
-			if err := l.answers(a, answers, done); err != nil {
-				return err
-			}
+		case <-l.room:
 		case err := <-lost:
 			ended = true
-			for { // what was read before the end counts
-				select {
-				case a := <-answers:
-					if e := l.answered(a, done); e != nil {
-						return e
-					}
-				default:
-					return err
-				}
-			}
+			return err
 		case <-turn.C:
 		case <-renew:
 			if events != nil {
@@ -206,6 +212,24 @@ func (l *link) run(ctx context.Context, events <-chan *gateway.Event, done func(
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// flying is how many publishes are in flight.
+func (l *link) flying() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.inFlight)
+}
+
+// clear tells whether no more than n are in flight; else room gets a signal when it is so.
+func (l *link) clear(n int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.inFlight) <= n {
+		return true
+	}
+	l.until = n
+	return false
 }
 
 // keepAlive is the config's, or what the far end wants if that is less.
@@ -238,7 +262,9 @@ func (l *link) publish(e *gateway.Event, done func(*gateway.Event, error)) error
 		}
 		return err
 	}
+	l.mu.Lock()
 	l.inFlight = append(l.inFlight, flight{packetID: id, event: e})
+	l.mu.Unlock()
 	l.pace.took(time.Now())
 	_, err = l.w.Write(l.buf.Bytes())
 	return err
@@ -246,6 +272,8 @@ func (l *link) publish(e *gateway.Event, done func(*gateway.Event, error)) error
 
 // nextID returns a packet identifier that is not in flight (§2.2.1).
 func (l *link) nextID() uint16 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for {
 		l.lastID++
 		if l.lastID != 0 && l.find(l.lastID) < 0 {
@@ -254,6 +282,7 @@ func (l *link) nextID() uint16 {
 	}
 }
 
+// find returns the place of packetID in flight, or -1. The caller holds mu.
 func (l *link) find(packetID uint16) int {
 	for i := range l.inFlight {
 		if l.inFlight[i].packetID == packetID {
@@ -275,46 +304,40 @@ func (l *link) flush(b []byte) error {
 		return err
 	}
 	l.wrote = time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for i := len(l.inFlight) - 1; i >= 0 && l.inFlight[i].sent.IsZero(); i-- {
 		l.inFlight[i].sent = l.wrote
 	}
 	return nil
 }
 
-// answers handles a and whatever else has come, so that the slots it frees are filled with
-// one write.
-func (l *link) answers(a answer, more <-chan answer, done func(*gateway.Event, error)) error {
+// settle reads the answers until the link is lost, and returns why it is.
+func (l *link) settle(done func(*gateway.Event, error)) error {
 	for {
-		if err := l.answered(a, done); err != nil {
-			return err
+		a, err := l.read()
+		if err == nil {
+			err = l.answered(a, done)
 		}
-		select {
-		case a = <-more:
-		default:
-			return nil
+		if err != nil {
+			return err
 		}
 	}
 }
 
+// answered takes one answer in.
 func (l *link) answered(a answer, done func(*gateway.Event, error)) error {
-	l.heard = time.Now()
 	switch a.kind {
 	case puback:
-		i := l.find(a.packetID)
-		if i < 0 {
-			return fmt.Errorf("the far end acknowledged packet %d, which is not in flight", a.packetID)
-		}
-		l.acked = l.heard
-		e := l.inFlight[i].event
-		if i == 0 { // the rule; append moves the rest when it must
-			l.inFlight[0] = flight{}
-			l.inFlight = l.inFlight[1:]
-		} else {
-			l.inFlight = append(l.inFlight[:i], l.inFlight[i+1:]...)
+		e, err := l.landed(a.packetID)
+		if err != nil {
+			return err
 		}
 		done(e, a.err)
 	case pingresp:
-		l.pinged = time.Time{}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.heard, l.pinged = time.Now(), time.Time{}
 	case disconnack:
 		return fmt.Errorf("the far end ended the connection: %w", a.err)
 	default:
@@ -323,29 +346,74 @@ func (l *link) answered(a answer, done func(*gateway.Event, error)) error {
 	return nil
 }
 
+// hear notes that the far end said something.
+func (l *link) hear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.heard = time.Now()
+}
+
+// landed takes what was acknowledged out of flight.
+func (l *link) landed(packetID uint16) (*gateway.Event, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := l.find(packetID)
+	if i < 0 {
+		return nil, fmt.Errorf("the far end acknowledged packet %d, which is not in flight", packetID)
+	}
+	l.heard = time.Now()
+	l.acked = l.heard
+	e := l.inFlight[i].event
+	if i == 0 { // the rule; append moves the rest when it must
+		l.inFlight[0] = flight{}
+		l.inFlight = l.inFlight[1:]
+	} else {
+		l.inFlight = append(l.inFlight[:i], l.inFlight[i+1:]...)
+	}
+	if len(l.inFlight) <= l.until {
+		l.until = -1
+		select {
+		case l.room <- struct{}{}:
+		default:
+		}
+	}
+	return e, nil
+}
+
 // watch notices a link that lies still, and pings one that is quiet.
 func (l *link) watch(now time.Time, keepAlive time.Duration) error {
+	ping, err := l.quiet(now, keepAlive)
+	if ping {
+		err = l.flush(pingreq)
+	}
+	return err
+}
+
+// quiet tells whether it is time for a ping; the error is that of a link that lies still.
+func (l *link) quiet(now time.Time, keepAlive time.Duration) (ping bool, err error) {
 	limit := l.s.c.AckTimeout
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if len(l.inFlight) > 0 {
 		since := l.inFlight[0].sent
 		if l.acked.After(since) { // slow, but moving
 			since = l.acked
 		}
 		if now.Sub(since) > limit {
-			return fmt.Errorf("no acknowledgement for %v", limit)
+			return false, fmt.Errorf("no acknowledgement for %v", limit)
 		}
 	}
 	if !l.pinged.IsZero() {
 		if now.Sub(l.pinged) > limit && !l.heard.After(l.pinged) {
-			return fmt.Errorf("no answer to a ping for %v", limit)
+			return false, fmt.Errorf("no answer to a ping for %v", limit)
 		}
-		return nil
+		return false, nil
 	}
 	// Either direction may be the dead one. A tick is a quarter of the keep alive at most, so
 	// this is in time (§3.1.2.10).
 	if quiet := keepAlive * 3 / 4; now.Sub(l.wrote) >= quiet || now.Sub(l.heard) >= quiet {
 		l.pinged = now
-		return l.flush(pingreq)
+		return true, nil
 	}
-	return nil
+	return false, nil
 }

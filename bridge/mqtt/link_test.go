@@ -55,7 +55,7 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte{0x32, 0xff, 0xff, 0x7f, 0, 1, 'a', 0, 1, 'x'})
 	f.Add([]byte{0x90, 3, 0, 1, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, l := range []link{{s: &Sink{codec: v5{}}}, {s: &Sink{codec: v311{}}}, {s: &Sink{codec: v5{}}, source: true}, {s: &Sink{codec: v311{}}, source: true}} {
+		for _, l := range []*link{{s: &Sink{codec: v5{}}}, {s: &Sink{codec: v311{}}}, {s: &Sink{codec: v5{}}, source: true}, {s: &Sink{codec: v311{}}, source: true}} {
 			l.r = bufio.NewReader(bytes.NewReader(b))
 			for {
 				if _, err := l.read(); err != nil {

@@ -79,14 +79,15 @@ func (l *link) read() (a answer, err error) {
 	return a, closed(err)
 }
 
-// readAck reads a PUBACK that has nothing but its packet identifier, which is success in both versions (§3.4.2.1). Nearly
+// readAck reads a PUBACK that has nothing but its packet identifier, which is success in both versions, or besides
+// a reason code of version 5 that is success too, such as "no matching subscribers" (§3.4.2.1). Nearly
 // all that comes is one, so it costs no codec.
 func (l *link) readAck() (a answer, ok bool, err error) {
 	head, err := l.r.Peek(2)
-	if err != nil || head[0] != puback<<4 || head[1] != 2 {
+	if err != nil || head[0] != puback<<4 || head[1] < 2 || head[1] > 3 {
 		return a, false, err
 	}
-	if head, err = l.r.Peek(4); err != nil {
+	if head, err = l.r.Peek(2 + int(head[1])); err != nil || len(head) == 5 && head[4] >= 0x80 {
 		return a, false, err
 	}
 	a = answer{kind: puback, packetID: binary.BigEndian.Uint16(head[2:])}

@@ -94,10 +94,10 @@ func (l *link) receive(ctx context.Context, filters []string, up func(), take fu
 			case a.kind == publish && a.event.QoS > 1:
 				return fmt.Errorf("the far end sent a message with QoS %d, and 1 was asked for", a.event.QoS)
 			case a.kind == publish:
-				l.heard = time.Now()
+				l.hear()
 				take(a.event, "", in.add(a.packetID))
 			case a.kind == suback && !subscribed && a.packetID == id:
-				l.heard = time.Now()
+				l.hear()
 				if err := granted(filters, a.granted); err != nil {
 					return err
 				}

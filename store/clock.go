@@ -2,6 +2,7 @@ package store
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,21 +16,41 @@ type Clock interface {
 	Wall() (now time.Time, trusted bool)
 }
 
-// OSClock is the Clock of the operating system.
-type OSClock struct{}
+// OSClock is the Clock of the operating system. A program has one and hands it on.
+type OSClock struct {
+	read atomic.Pointer[uptime]
+}
 
-func (OSClock) Mono() time.Duration {
+// uptime is what CLOCK_BOOTTIME said, and when by the clock that stands still in a suspend.
+type uptime struct {
+	mono time.Duration
+	at   time.Time
+}
+
+// readEvery is how long a reading serves. To ask for the time since boot is a system call, which was two thirds
+// of an Append. What is accepted within so long of a resume may get an age from before it.
+const readEvery = time.Millisecond
+
+// Mono costs a system call once in a millisecond.
+func (c *OSClock) Mono() time.Duration {
+	if r := c.read.Load(); r != nil {
+		if since := time.Since(r.at); since < readEvery {
+			return r.mono + since
+		}
+	}
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil { // since Linux 2.6.39
 		return time.Since(started)
 	}
-	return time.Duration(ts.Nano())
+	r := &uptime{time.Duration(ts.Nano()), time.Now()} // in this order, so that it never runs ahead
+	c.read.Store(r)
+	return r.mono
 }
 
 var started = time.Now()
 
 // Wall trusts the clock while the kernel holds it for synchronised, adjtimex(2).
-func (OSClock) Wall() (time.Time, bool) {
+func (*OSClock) Wall() (time.Time, bool) {
 	var tx unix.Timex
 	state, err := unix.Adjtimex(&tx)
 	return time.Now(), err == nil && state != unix.TIME_ERROR && tx.Status&unix.STA_UNSYNC == 0

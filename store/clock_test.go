@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weir-iot/weir/gateway"
 )
 
@@ -144,3 +146,23 @@ type nowhere struct{}
 
 func (nowhere) Released([]*gateway.Event, uint64) {}
 func (nowhere) Synced(uint64)                     {}
+
+// The time since boot is the kernel's, whether it was asked for or not, and does not go back.
+func TestOSClock(t *testing.T) {
+	c := new(OSClock)
+	boot := func() time.Duration {
+		var ts unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+			t.Skip("no CLOCK_BOOTTIME: ", err)
+		}
+		return time.Duration(ts.Nano())
+	}
+	for last, i := time.Duration(0), 0; i < 100_000; i++ {
+		before := boot()
+		got := c.Mono()
+		if after := boot(); got < last || got > after || got < before-readEvery {
+			t.Fatalf("%v after %v, and the kernel says %v to %v", got, last, before, after)
+		}
+		last = got
+	}
+}

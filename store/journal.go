@@ -71,7 +71,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.MachineID = machineID
 	}
 	if o.Clock == nil {
-		o.Clock = OSClock{}
+		o.Clock = new(OSClock)
 	}
 	if o.Disk == nil {
 		o.Disk = OSDisk{}

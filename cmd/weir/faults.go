@@ -41,7 +41,7 @@ func withFaults(o store.Options, log *slog.Logger) store.Options {
 		return strings.TrimSpace(string(text))
 	}
 	disk := fault.NewDisk()
-	o.Disk, o.Clock, o.BootID = disk, fault.Clock{File: filepath.Join(dir, "clock")}, func() string { return read("boot") }
+	o.Disk, o.Clock, o.BootID = disk, &fault.Clock{File: filepath.Join(dir, "clock")}, func() string { return read("boot") }
 	if powerCut != nil { // a start that failed had another disk
 		signal.Stop(powerCut)
 	}

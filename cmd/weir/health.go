@@ -62,7 +62,7 @@ func newHealth(cfg *config.Config, a *app, ingest *gateway.Gateway, last *gatewa
 
 // report looks at every part once.
 func (a *app) report(cfg *config.Config) health.Report {
-	now, trusted := store.OSClock{}.Wall()
+	now, trusted := new(store.OSClock).Wall()
 	journal := a.journal.Stats()
 	r := health.Report{
 		Gateway: cfg.Gateway.ID, Version: version, Config: hex.EncodeToString(cfg.Sum[:6]),

@@ -16,7 +16,7 @@ type Clock struct {
 }
 
 // Wall is part of store.Clock.
-func (c Clock) Wall() (time.Time, bool) {
+func (c *Clock) Wall() (time.Time, bool) {
 	now, trusted := c.OSClock.Wall()
 	text, err := os.ReadFile(c.File)
 	if err != nil {

@@ -31,6 +31,7 @@ type kind struct {
 // common are the keys that every device has.
 type common struct {
 	Name         string        // for people; default: the device's id
+	Area         string        // where it is, for people: a room, a hall, a field
 	Topic        string        // default: {site}/{device}/{measurement}
 	ExpireAfter  time.Duration `yaml:"expire_after"` // a device silent for so long is down and started again; 0: never
 	Measurements map[string]codec.Measurement
@@ -93,6 +94,36 @@ func (b buses) newModbus(s config.Section, c *common) (Driver, []string, error) 
 
 // buses are the lines and connections that devices share, by id.
 type buses map[string]*modbus.Bus
+
+// check finds what is wrong with the keys that every device has. Errors are KeyErrors.
+func (c *common) check() error {
+	if c.ExpireAfter < 0 {
+		return gateway.BadKey("expire_after", "%v is less than 0", c.ExpireAfter)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Measurements)) {
+		m := c.Measurements[name]
+		if m.Kind == "" {
+			continue
+		}
+		key := "measurements." + name + ".kind"
+		if known := codec.KindNames(); !slices.Contains(known, m.Kind) {
+			return gateway.BadKey(key, "there is no kind %q%s", m.Kind, config.Suggest(m.Kind, known))
+		}
+		if _, err := codec.KindNamed(m.Kind, m.Unit); err != nil {
+			return &gateway.KeyError{Key: key, Err: err}
+		}
+	}
+	return nil
+}
+
+// kind tells what the measurement name measures, if it is in unit. The zero Kind: that cannot be told.
+func (c *common) kind(name, unit string) codec.Kind {
+	if said := c.Measurements[name].Kind; said != "" {
+		k, _ := codec.KindNamed(said, unit) // the device may have another unit than the configuration says
+		return k
+	}
+	return codec.KindOf(name, unit)
+}
 
 // newBuses makes the buses of all sections. Its error is every mistake in them.
 func newBuses(sections map[string]config.Section) (buses, error) {

@@ -15,7 +15,9 @@ import (
 type Status struct {
 	ID     string
 	Name   string
+	Area   string
 	Driver string
+	Topic  string // of its status: online or offline, retained
 
 	Up     bool
 	Reason string    // why it is not up; empty if it is
@@ -36,6 +38,7 @@ type Measurement struct {
 	Name  string
 	Topic string
 	Unit  string
+	Kind  codec.Kind // zero if that cannot be told
 }
 
 // maxMeasurements bounds the names of one device: noise on a wire that reads as
@@ -99,20 +102,24 @@ func (s *state) refused() {
 	s.status.Refused++
 }
 
-// measurement returns the topic of r, or false if the device has too many names.
-func (s *state) measurement(r codec.Reading, t template) (string, bool) {
+// measurement returns the topic of r, or why it can have none, one of the reasons in codec.
+func (d *device) measurement(r codec.Reading) (topic, garbage string) {
+	s := &d.state
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m, known := s.measurements[r.Name]
 	if !known {
 		if len(s.measurements) >= maxMeasurements {
-			return "", false
+			return "", codec.TooMany
 		}
-		m = Measurement{Name: r.Name, Topic: t.topic(r.Name)}
+		m = Measurement{Name: r.Name, Topic: d.topic.topic(r.Name)}
+		if m.Topic == s.status.Topic {
+			return "", codec.Reserved
+		}
 	}
 	if m.Unit == "" && r.Unit != "" || !known { // some units only the device knows
-		m.Unit = r.Unit
+		m.Unit, m.Kind = r.Unit, d.common.kind(r.Name, r.Unit)
 		s.measurements[r.Name] = m
 	}
-	return m.Topic, true
+	return m.Topic, ""
 }

@@ -28,6 +28,7 @@ type Options struct {
 	Buses    map[string]config.Section // by id, for devices that share a line
 	Site     string
 	Ingest   Ingest
+	State    State // nil: what was retained for a device that is gone stays
 	Logger   *slog.Logger
 	Observer gateway.Observer
 }
@@ -43,15 +44,19 @@ const (
 // Supervisor keeps the drivers of all devices running.
 type Supervisor struct {
 	devices []*device // sorted by id
+	ingest  Ingest
+	state   State
+	log     *slog.Logger
 }
 
 type device struct {
 	id      string
-	kind    string
+	kind    string // of driver
+	common  common
 	driver  Driver
 	topic   template
-	expire  time.Duration
 	state   state
+	notices notices
 	ingest  Ingest
 	log     *slog.Logger
 	observe gateway.Observer
@@ -64,7 +69,7 @@ func New(o Options) (*Supervisor, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Observer = o.Observer.OrNop()
-	s := &Supervisor{}
+	s := &Supervisor{ingest: o.Ingest, state: o.State, log: o.Logger}
 	var errs []error
 	shared, err := newBuses(o.Buses)
 	if err != nil {
@@ -100,23 +105,30 @@ func newDevice(o Options, id string, section config.Section, shared buses) (*dev
 	if common.Topic == "" {
 		common.Topic = defaultTopic
 	}
-	if common.ExpireAfter < 0 {
-		return nil, section.Errorf("expire_after", "expire_after is less than 0")
+	if err := common.check(); err != nil {
+		return nil, place(section, err)
 	}
-	topic, err := newTemplate(common.Topic, o.Site, id, common.Name)
+	topic, err := newTemplate(common.Topic, o.Site, id, common.Name, common.Area)
 	if err != nil {
 		return nil, section.Errorf("topic", "%v", err)
 	}
 	d := &device{
-		id: id, kind: kind.name, driver: driver, topic: topic, expire: common.ExpireAfter,
+		id: id, kind: kind.name, common: common, driver: driver, topic: topic,
 		ingest: o.Ingest, observe: o.Observer, log: o.Logger.With("device", id),
 	}
-	d.state.status = Status{ID: id, Name: common.Name, Driver: kind.name}
+	d.notices.ingest = o.Ingest
+	d.state.status = Status{ID: id, Name: common.Name, Area: common.Area, Driver: kind.name, Topic: statusTopic(o.Site, id)}
 	d.state.measurements = map[string]Measurement{}
 	for _, name := range names {
-		d.state.measurements[name] = Measurement{name, topic.topic(name), common.Measurements[name].Unit}
+		unit := common.Measurements[name].Unit
+		m := Measurement{name, topic.topic(name), unit, common.kind(name, unit)}
+		if m.Topic == d.state.status.Topic {
+			return nil, section.Errorf("topic", "measurement %q would be on %s, where it stands whether the device is online: "+
+				"give the device another topic, such as {site}/{device}/value/{measurement}", name, m.Topic)
+		}
+		d.state.measurements[name] = m
 	}
-	d.state.set(false, "not started")
+	d.state.set(false, notStarted)
 	return d, nil
 }
 
@@ -135,21 +147,43 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	for _, d := range s.devices {
 		running.Go(func() { d.run(ctx) })
 	}
+	running.Go(func() { s.tidy(ctx) })
+	running.Go(func() {
+		tick := time.NewTicker(tellAgain)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			for _, d := range s.devices {
+				d.notices.tell(ctx)
+			}
+		}
+	})
 	<-ctx.Done() // also without a device
 	running.Wait()
 	return nil
 }
 
 func (d *device) run(ctx context.Context) {
+	d.set(ctx, false, notStarted) // whatever a run before this one has said and was killed
 	wait := firstWait
-	silent := false
+	unheard := ""
+	if d.common.ExpireAfter > 0 {
+		unheard = "connected, and nothing heard yet"
+	}
+	silent := unheard
 	for ctx.Err() == nil {
 		frames, err := d.once(ctx, silent)
 		if ctx.Err() != nil {
 			break
 		}
-		silent = errors.Is(err, errSilent)
-		d.set(false, err.Error())
+		if silent = unheard; errors.Is(err, errSilent) {
+			silent = err.Error()
+		}
+		d.set(ctx, false, err.Error())
 		if frames {
 			wait = firstWait
 		}
@@ -159,23 +193,32 @@ func (d *device) run(ctx context.Context) {
 		}
 		wait = min(2*wait, lastWait)
 	}
-	d.set(false, stopped)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+	defer cancel()
+	d.set(last, false, stopped)
 }
 
-// stopped is the reason of a device that is down because Run has ended.
-const stopped = "stopped"
+// The reasons of a device that is down because Run has not begun, or has ended.
+const (
+	notStarted = "not started"
+	stopped    = "stopped"
+)
+
+// lastWord is how long saying that a device is stopped may hold up the stop.
+const lastWord = time.Second
 
 var errSilent = errors.New("silent")
 
-// once runs the driver until it ends, and tells whether a frame came and why it ended. A
-// device that went silent is up again only with a frame: that its port opens says nothing.
-func (d *device) once(ctx context.Context, silent bool) (frames bool, err error) {
+// once runs the driver until it ends, and tells whether a frame came and why it ended. Silent, if
+// not empty, says that of the device readings are expected (expire_after), and why it is down until
+// one comes: that its port opens says nothing then.
+func (d *device) once(ctx context.Context, silent string) (frames bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var alive *time.Timer
-	if d.expire > 0 {
-		alive = time.AfterFunc(d.expire, func() {
-			cancel(fmt.Errorf("%w for %v", errSilent, d.expire))
+	if expire := d.common.ExpireAfter; expire > 0 {
+		alive = time.AfterFunc(expire, func() {
+			cancel(fmt.Errorf("%w for %v", errSilent, expire))
 		})
 		defer alive.Stop()
 	}
@@ -186,12 +229,11 @@ func (d *device) once(ctx context.Context, silent bool) (frames bool, err error)
 		if good {
 			frames = true
 			if alive != nil {
-				alive.Reset(d.expire)
+				alive.Reset(d.common.ExpireAfter)
 			}
+			silent = ""
 		}
-		if good || !silent {
-			d.set(true, "")
-		}
+		d.set(ctx, silent == "", silent)
 		if f.Garbage != "" {
 			d.garbage(f.Garbage, f.Raw)
 			return
@@ -230,9 +272,9 @@ func (d *device) call(ctx context.Context, emit func(codec.Frame)) (err error) {
 func (d *device) take(ctx context.Context, f codec.Frame) error {
 	var failed error
 	for _, r := range f.Readings {
-		topic, ok := d.state.measurement(r, d.topic)
-		if !ok {
-			d.garbage(codec.TooMany, []byte(r.Name))
+		topic, reason := d.measurement(r)
+		if reason != "" {
+			d.garbage(reason, []byte(r.Name))
 			continue
 		}
 		e := &gateway.Event{
@@ -258,8 +300,15 @@ func (d *device) garbage(reason string, raw []byte) {
 	d.observe.Garbage(d.id, reason)
 }
 
-func (d *device) set(up bool, reason string) {
-	if !d.state.set(up, reason) {
+// set says how the device is, also on its status topic.
+func (d *device) set(ctx context.Context, up bool, reason string) {
+	word := offline
+	if up {
+		word = online
+	}
+	changed := d.state.set(up, reason)
+	d.notices.say(ctx, d.state.status.Topic, gateway.Origin{Via: d.kind, ID: d.id}, word)
+	if !changed {
 		return
 	}
 	d.observe.DeviceState(d.id, up, reason)

@@ -22,6 +22,8 @@ import (
 	"github.com/weir-iot/weir/gateway/config"
 )
 
+var quiet = slog.New(slog.DiscardHandler)
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // sections loads a configuration file that holds text under "devices:".
@@ -58,7 +60,14 @@ func TestConfigErrorsHaveTheirPlace(t *testing.T) {
 		{"  scale: {driver: serial, port: /dev/a, format: json, topic: 'a/+/{measurement}'}", `2:62: topic "a/+/measurement": '+' is a wildcard`},
 		{"  scale: {driver: serial, port: /dev/a, format: json, topic: '$SYS/{measurement}'}", `2:62: topic "$SYS/{measurement}" begins with $, which is for the gateway itself`},
 		{"  scale: {driver: serial, port: /dev/a, format: json, name: a/b, topic: '{name}'}", `name "a/b" cannot be part of a topic; "a_b" can`},
+		{"  scale: {driver: serial, port: /dev/a, format: json, topic: '{area}/{measurement}'}", `the topic has {area} in it, and the device has no area`},
+		{"  scale: {driver: serial, port: /dev/a, format: json, area: a+b, topic: '{area}'}", `area "a+b" cannot be part of a topic; "a_b" can`},
 		{"  scale: {driver: serial, port: /dev/a, format: json, expire_after: -1s}", `-1s`},
+		{"  scale: {driver: serial, port: /dev/a, format: json, measurements: {a: {kind: tempreature}}}", `2:80: measurements.a.kind: there is no kind "tempreature", did you mean "temperature"?`},
+		{"  scale: {driver: serial, port: /dev/a, format: json, measurements: {a: {unit: kg, kind: temperature}}}", `measurements.a.kind: temperature cannot be in kg; its units are °C, °F, K`},
+		{"  scale: {driver: serial, port: /dev/a, format: json, measurements: {a: {kind: voltage}}}", `measurements.a.kind: voltage cannot be in no unit; its units are V, mV, `},
+		{"  scale: {driver: serial, port: /dev/a, format: json, measurements: {a: {unit: kg, kind: count}}}", `measurements.a.kind: count cannot be in kg; its units are none`},
+		{"  scale: {driver: serial, port: /dev/a, format: {csv: [a, status]}}", `measurement "status" would be on s/scale/status, where it stands whether the device is online`},
 	} {
 		_, err := New(Options{Sections: sections(t, c.text), Site: "s"})
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "weir.yaml:2:") {
@@ -94,7 +103,7 @@ func TestBusesAndModbusDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Measurement{{"flow", "s/meter/flow", "m³/h"}, {"level", "s/meter/level", "x"}, {"power", "s/meter/power", "W"}}
+	want := []Measurement{measured("flow", "s/meter/flow", "m³/h"), measured("level", "s/meter/level", "x"), measured("power", "s/meter/power", "W")}
 	if !reflect.DeepEqual(status[0].Measurements, want) {
 		t.Errorf("%+v", status[0].Measurements)
 	}
@@ -121,12 +130,13 @@ func TestTopics(t *testing.T) {
 		"":                                "plant1/scale/weight",
 		"{measurement}":                   "weight",
 		"x/{name}/{device}-{measurement}": "x/Packing scale/scale-weight",
+		"{site}/{area}/{measurement}":     "plant1/hall 3/weight",
 		"fixed":                           "fixed",
 	} {
 		if text == "" {
 			text = defaultTopic
 		}
-		tmpl, err := newTemplate(text, "plant1", "scale", "Packing scale")
+		tmpl, err := newTemplate(text, "plant1", "scale", "Packing scale", "hall 3")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,16 +146,31 @@ func TestTopics(t *testing.T) {
 	}
 }
 
-// journal keeps what was ingested.
+// measured is a measurement of whose kind the configuration says nothing.
+func measured(name, topic, unit string) Measurement {
+	return Measurement{name, topic, unit, codec.KindOf(name, unit)}
+}
+
+// journal keeps what was ingested: readings, and apart from them what was retained.
 type journal struct {
-	mu     sync.Mutex
-	events []*gateway.Event
-	more   chan struct{}
+	mu       sync.Mutex
+	events   []*gateway.Event
+	retained []*gateway.Event
+	more     chan struct{}
 }
 
 func newJournal() *journal { return &journal{more: make(chan struct{}, 1000)} }
 
 func (j *journal) Ingest(ctx context.Context, e *gateway.Event, done func(error)) error {
+	if e.Retain {
+		j.mu.Lock()
+		j.retained = append(j.retained, e)
+		j.mu.Unlock()
+		if done != nil {
+			done(nil)
+		}
+		return nil
+	}
 	if done != nil {
 		return errors.New("somebody waits for a reading")
 	}
@@ -221,7 +246,7 @@ func TestFromTheWireToTheEvent(t *testing.T) {
 	}
 	st := s.Status()[0]
 	if !st.Up || st.Frames != 2 || st.Garbage != 1 || st.LastGarbage != `malformed: "boot"` || st.Name != "Packing scale" ||
-		!reflect.DeepEqual(st.Measurements, []Measurement{{"weight", "plant1/scale/weight", "kg"}}) {
+		!reflect.DeepEqual(st.Measurements, []Measurement{measured("weight", "plant1/scale/weight", "kg")}) {
 		t.Errorf("status %+v", st)
 	}
 
@@ -262,12 +287,14 @@ func (f driverFunc) Run(ctx context.Context, emit func(codec.Frame)) error { ret
 
 func fake(t *testing.T, d Driver, ingest Ingest) *device {
 	t.Helper()
-	tmpl, err := newTemplate(defaultTopic, "s", "d", "d")
+	tmpl, err := newTemplate(defaultTopic, "s", "d", "d", "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dev := &device{id: "d", kind: "fake", driver: d, topic: tmpl, ingest: ingest,
-		log: slog.New(slog.DiscardHandler), observe: gateway.Observer{}.OrNop()}
+		log: quiet, observe: gateway.Observer{}.OrNop()}
+	dev.notices.ingest = ingest
+	dev.state.status.Topic = statusTopic("s", "d")
 	dev.state.measurements = map[string]Measurement{}
 	return dev
 }
@@ -327,7 +354,7 @@ func TestSilentDeviceIsDownUntilItSpeaks(t *testing.T) {
 				}
 			}
 		}), newJournal().Ingest)
-		d.expire = time.Minute
+		d.common.ExpireAfter = time.Minute
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() { d.run(ctx) })
@@ -363,7 +390,7 @@ func TestNoiseDoesNotMakeTopicsWithoutEnd(t *testing.T) {
 		}
 		return errors.New("end")
 	}), j.Ingest)
-	d.once(t.Context(), false)
+	d.once(t.Context(), "")
 	if st := d.state.snapshot(); len(j.events) != maxMeasurements || st.Garbage != 10 || len(st.Measurements) != maxMeasurements {
 		t.Errorf("%d events, %+v", len(j.events), st)
 	}
@@ -378,15 +405,15 @@ func TestUnitAndTimeAreTheDevices(t *testing.T) {
 		emit(codec.Frame{Readings: []codec.Reading{{Name: "gas", Value: "1.5", Unit: "m³", Source: at}, {Name: "power", Value: "2"}}})
 		return errors.New("end")
 	}), j.Ingest)
-	d.state.measurements["gas"] = Measurement{"gas", "s/d/gas", ""}
-	d.once(t.Context(), false)
+	d.state.measurements["gas"] = measured("gas", "s/d/gas", "")
+	d.once(t.Context(), "")
 	if e := j.events[0]; !e.Source.Equal(at) || !reflect.DeepEqual(e.UserProperties, []gateway.UserProperty{{Key: "unit", Value: "m³"}}) {
 		t.Errorf("event %+v", e)
 	}
 	if e := j.events[1]; !e.Source.IsZero() || e.UserProperties != nil {
 		t.Errorf("event %+v", e)
 	}
-	want := []Measurement{{"gas", "s/d/gas", "m³"}, {"power", "s/d/power", ""}}
+	want := []Measurement{measured("gas", "s/d/gas", "m³"), measured("power", "s/d/power", "")}
 	if got := d.state.snapshot().Measurements; !reflect.DeepEqual(got, want) {
 		t.Errorf("measurements %v", got)
 	}
@@ -398,7 +425,7 @@ func TestRefusedReadingsAreCounted(t *testing.T) {
 		emit(reading("x", "2"))
 		return errors.New("end")
 	}), func(context.Context, *gateway.Event, func(error)) error { return gateway.ErrFull })
-	_, err := d.once(t.Context(), false)
+	_, err := d.once(t.Context(), "")
 	if st := d.state.snapshot(); st.Refused != 2 || err.Error() != "end" {
 		t.Errorf("%v, %+v", err, st)
 	}
@@ -410,7 +437,10 @@ func TestStopWhileTheJournalIsBusy(t *testing.T) {
 	d := fake(t, driverFunc(func(ctx context.Context, emit func(codec.Frame)) error {
 		emit(reading("x", "1"))
 		return ctx.Err()
-	}), func(ctx context.Context, _ *gateway.Event, _ func(error)) error {
+	}), func(ctx context.Context, e *gateway.Event, _ func(error)) error {
+		if e.Retain { // the status
+			return nil
+		}
 		close(entered)
 		<-ctx.Done()
 		return ctx.Err()

@@ -1,7 +1,10 @@
 package devices
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/weir-iot/weir/devices/codec"
@@ -16,10 +19,10 @@ type template struct {
 	text string // with every field but {measurement} filled in
 }
 
-// newTemplate parses text: {site}, {device}, {name} and {measurement} are filled in, and the
-// rest stands as it is.
-func newTemplate(text, site, device, name string) (template, error) {
-	fields := map[string]string{"site": site, "device": device, "name": name, "measurement": "{measurement}"}
+// newTemplate parses text: {site}, {device}, {name}, {area} and {measurement} are filled in, and
+// the rest stands as it is.
+func newTemplate(text, site, device, name, area string) (template, error) {
+	fields := map[string]string{"site": site, "device": device, "name": name, "area": area, "measurement": "{measurement}"}
 	var out strings.Builder
 	for rest := text; ; {
 		before, after, open := strings.Cut(rest, "{")
@@ -36,10 +39,11 @@ func newTemplate(text, site, device, name string) (template, error) {
 		case !closed:
 			return template{}, fmt.Errorf("topic %q has a { without a }", text)
 		case !known:
-			names := []string{"site", "device", "measurement", "name"}
-			return template{}, fmt.Errorf("a topic has no field {%s}%s", field, config.Suggest(field, names))
-		case field == "name" && codec.CleanName(value) != value:
-			return template{}, fmt.Errorf("name %q cannot be part of a topic; %q can", value, codec.CleanName(value))
+			return template{}, fmt.Errorf("a topic has no field {%s}%s", field, config.Suggest(field, slices.Collect(maps.Keys(fields))))
+		case field == "area" && area == "":
+			return template{}, errors.New("the topic has {area} in it, and the device has no area")
+		case (field == "name" || field == "area") && codec.CleanName(value) != value:
+			return template{}, fmt.Errorf("%s %q cannot be part of a topic; %q can", field, value, codec.CleanName(value))
 		}
 		out.WriteString(value)
 		rest = after
@@ -53,6 +57,9 @@ func newTemplate(text, site, device, name string) (template, error) {
 	}
 	return t, nil
 }
+
+// statusTopic is where it stands whether a device is there: online or offline, retained.
+func statusTopic(site, device string) string { return site + "/" + device + "/status" }
 
 func (t template) topic(measurement string) string {
 	return strings.ReplaceAll(t.text, "{measurement}", measurement)

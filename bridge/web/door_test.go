@@ -172,7 +172,9 @@ func TestStatus(t *testing.T) {
 	s := serve(t, l, func(op *Options) {
 		op.Metrics, op.Observer = m, o
 		op.Ready = func() error { return notReady }
-		op.Devices = func() []Device { return []Device{{ID: "scale", Driver: "serial", Up: true}} }
+		op.Devices = func() []Device {
+			return []Device{{ID: "scale", Name: "Packing scale", Area: "hall 3", Driver: "serial", Topic: "plant1/scale/status", Up: true}}
+		}
 		op.Uplinks = func() []Uplink {
 			return []Uplink{{Name: "cloud", Queued: 3, State: "backoff", Failures: 4, Oldest: time.Now().Add(-time.Hour)}}
 		}
@@ -184,7 +186,7 @@ func TestStatus(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"/healthz": `"alive":true`, "/readyz": `"ready":true`, "/api/info": `"position":"e1:1"`,
-		"/api/devices": `[{"id":"scale","driver":"serial","up":true,"frames":0,"garbage":0}]`, "/api/uplinks": `"queued":3`,
+		"/api/devices": `[{"id":"scale","name":"Packing scale","area":"hall 3","driver":"serial","status_topic":"plant1/scale/status","up":true,"frames":0,"garbage":0}]`, "/api/uplinks": `"queued":3`,
 	} {
 		if got := text(path); !strings.Contains(got, want) || !strings.HasPrefix(got, "200") {
 			t.Errorf("%s: %s, want %s", path, got, want)
@@ -225,6 +227,7 @@ func TestStatus(t *testing.T) {
 		`weir_mqtt_clients 1`, `weir_mqtt_connects_total 2`, `weir_deliveries_dropped_total{reason="slow"} 1`,
 		`weir_device_up{device="scale"} 1`, `weir_device_frames_total{device="scale"} 1`,
 		`weir_device_garbage_total{device="scale",reason="too long"} 1`,
+		`weir_device_info{area="hall 3",device="scale",driver="serial",name="Packing scale"} 1`,
 		`weir_uplink_up{uplink="cloud"} 0`, `weir_uplink_delivered_total{uplink="cloud"} 9`, `weir_uplink_retried_total{uplink="cloud"} 2`,
 		`weir_uplink_queued_events{uplink="cloud"} 3`,
 		`weir_uplink_state{state="backoff",uplink="cloud"} 1`, `weir_uplink_consecutive_failures{uplink="cloud"} 4`, `weir_streams{kind="sse"} 1`, `weir_streams_opened_total{kind="sse"} 1`, `weir_test_gauge 7`,

@@ -111,7 +111,7 @@ func (m *Metrics) observe() gateway.Observer {
 	connects := m.counter("weir_mqtt_connects_total", "MQTT connections accepted.")
 	dropped := m.counters("weir_deliveries_dropped_total", "Live deliveries a slow receiver did not get.", "reason")
 
-	deviceUp := m.gauges("weir_device_up", "1 if the device's driver has it.", "device")
+	deviceUp := m.gauges("weir_device_up", "1 if the device is online.", "device")
 	frames := m.counters("weir_device_frames_total", "Frames decoded.", "device")
 	garbage := m.counters("weir_device_garbage_total", "Stretches of bytes that were no frame.", "device", "reason")
 
@@ -174,6 +174,19 @@ func oneIf(b bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+// deviceCollector shows the names of devices, to be joined with what is measured of them.
+type deviceCollector struct{ devices func() []Device }
+
+var deviceInfo = prometheus.NewDesc("weir_device_info", "1; what the device is called, where it is, and how it is read.", []string{"device", "name", "area", "driver"}, nil)
+
+func (c deviceCollector) Describe(to chan<- *prometheus.Desc) { to <- deviceInfo }
+
+func (c deviceCollector) Collect(to chan<- prometheus.Metric) {
+	for _, d := range c.devices() {
+		to <- prometheus.MustNewConstMetric(deviceInfo, prometheus.GaugeValue, 1, d.ID, d.Name, d.Area, d.Driver)
+	}
 }
 
 // uplinkCollector shows what only the bridge knows at the moment of a scrape.

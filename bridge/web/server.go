@@ -74,7 +74,9 @@ type Options struct {
 type Device struct {
 	ID        string    `json:"id"`
 	Name      string    `json:"name,omitempty"`
+	Area      string    `json:"area,omitempty"`
 	Driver    string    `json:"driver"`
+	Topic     string    `json:"status_topic,omitempty"` // where online or offline is retained
 	Up        bool      `json:"up"`
 	Reason    string    `json:"reason,omitempty"` // why it is not up
 	Since     time.Time `json:"since,omitzero"`
@@ -90,6 +92,7 @@ type Measurement struct {
 	Name  string `json:"name"`
 	Topic string `json:"topic"`
 	Unit  string `json:"unit,omitempty"`
+	Kind  string `json:"kind,omitempty"` // what is measured: temperature, energy …
 }
 
 // Uplink is what the bridge says of one uplink.
@@ -263,7 +266,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	if o.Metrics != nil {
-		o.Metrics.registry.MustRegister(&uplinkCollector{o.Uplinks, o.Downlinks, o.Ledger})
+		o.Metrics.registry.MustRegister(&uplinkCollector{o.Uplinks, o.Downlinks, o.Ledger}, deviceCollector{o.Devices})
 	}
 	s.handler = s.routes(page)
 	return s, nil

@@ -43,6 +43,6 @@ Exit codes: 0 ok, 2 usage, 3 config invalid.`,
 
 // checkParts lets each part read its sections of cfg, and opens nothing.
 func checkParts(cfg *config.Config) error {
-	_, err := newDevices(cfg, nil, slog.New(slog.DiscardHandler), gateway.Observer{})
+	_, err := newDevices(cfg, nil, nil, slog.New(slog.DiscardHandler), gateway.Observer{})
 	return errors.Join(err, bridge.Check(cfg.Uplinks, cfg.Downlinks, cfg.Gateway.ID))
 }

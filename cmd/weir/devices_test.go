@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/weir-iot/weir/bridge/bridgetest"
+	"github.com/weir-iot/weir/devices/serial/pty"
 	"github.com/weir-iot/weir/firmware-sim/sim/modbusslave"
 )
 
@@ -77,4 +80,84 @@ func TestProbe(t *testing.T) {
 	for _, args := range [][]string{{"--bus", "plnat"}, {"--bus", "plant", "--ids", "9-3"}, {"--bus", "plant", "--table", "hold"}, {"--bus", "plant", "--count", "-1"}} {
 		weir(exitUsage, args...)
 	}
+}
+
+// Who subscribes sees how a device is, also after the gateway was killed while the device was online and
+// went away meanwhile, and nothing any more when it is gone from the configuration.
+func TestStatusOfADeviceSurvivesAKill(t *testing.T) {
+	port := filepath.Join(t.TempDir(), "tty")
+	line, err := pty.Open(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := startRig(t, "devices:\n  oven: {driver: serial, port: "+port+", format: key=value}\n")
+	// retained is what a subscriber that comes now is told in the end.
+	retained := func(want string) {
+		t.Helper()
+		c := bridgetest.Collect(t, w.mqtt, "plant1/oven/#")
+		bridgetest.Until(t, "the status is "+want, func() bool {
+			got := ""
+			for _, p := range c.Published() {
+				got = p.Topic + " " + string(p.Payload)
+			}
+			return got == want
+		})
+	}
+	retained("plant1/oven/status online")
+	w.kill()
+	line.Close()
+	w.start()
+	retained("plant1/oven/status offline")
+	if line, err = pty.Open(port); err != nil {
+		t.Fatal(err)
+	}
+	defer line.Close()
+	retained("plant1/oven/status online")
+	w.end()
+
+	config, err := os.ReadFile(w.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = bytes.ReplaceAll(config, []byte("  oven: {"), []byte("  kiln: {"))
+	if err := os.WriteFile(w.conf, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	all := bridgetest.Collect(t, w.mqtt, "plant1/+/status")
+	bridgetest.Until(t, "the new one is online", func() bool {
+		got := all.Published()
+		return len(got) > 0 && string(got[len(got)-1].Payload) == "online"
+	})
+	bridgetest.Until(t, "nothing is retained for the old one", func() bool {
+		for _, e := range w.last(t, "plant1/oven/status") {
+			if e != "" {
+				return false
+			}
+		}
+		return len(w.last(t, "plant1/oven/status")) == 1
+	})
+	w.end()
+}
+
+// last are the payloads of the newest events that match.
+func (w *rig) last(t *testing.T, filter string) (payloads []string) {
+	t.Helper()
+	resp, err := http.Get("http://" + w.http + "/api/last?topic=" + filter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Events []struct {
+			Text string `json:"payload_text"`
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range answer.Events {
+		payloads = append(payloads, e.Text)
+	}
+	return payloads
 }

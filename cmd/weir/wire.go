@@ -129,7 +129,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 			}
 		})
 
-	a.devices, err = newDevices(cfg, ingest.Ingest, log, observer)
+	a.devices, err = newDevices(cfg, ingest.Ingest, state, log, observer)
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +253,7 @@ func (a *app) deviceStatus() []web.Device {
 	all := []web.Device{}
 	for _, d := range a.devices.Status() {
 		all = append(all, web.Device{
-			ID: d.ID, Name: d.Name, Driver: d.Driver, Up: d.Up, Reason: d.Reason, Since: d.Since,
+			ID: d.ID, Name: d.Name, Area: d.Area, Driver: d.Driver, Topic: d.Topic, Up: d.Up, Reason: d.Reason, Since: d.Since,
 			LastFrame: d.Last, Frames: d.Frames, Garbage: d.Garbage, Measurements: measurements(d.Measurements),
 		})
 	}
@@ -262,17 +262,18 @@ func (a *app) deviceStatus() []web.Device {
 
 func measurements(of []devices.Measurement) (all []web.Measurement) {
 	for _, m := range of {
-		all = append(all, web.Measurement{Name: m.Name, Topic: m.Topic, Unit: m.Unit})
+		all = append(all, web.Measurement{Name: m.Name, Topic: m.Topic, Unit: m.Unit, Kind: m.Kind.Name})
 	}
 	return all
 }
 
-func newDevices(cfg *config.Config, ingest devices.Ingest, log *slog.Logger, o gateway.Observer) (*devices.Supervisor, error) {
+func newDevices(cfg *config.Config, ingest devices.Ingest, state devices.State, log *slog.Logger, o gateway.Observer) (*devices.Supervisor, error) {
 	return devices.New(devices.Options{
 		Sections: cfg.Devices,
 		Buses:    cfg.Buses,
 		Site:     cfg.Gateway.Site,
 		Ingest:   ingest,
+		State:    state,
 		Logger:   log.With("part", "devices"),
 		Observer: o,
 	})

@@ -4,7 +4,7 @@
 //
 //  1. Copy the directory to devices/NAME and rename the package.
 //  2. Make Config what the device's section in weir.yaml holds besides the keys that
-//     every device has (name, topic, measurements, expire_after), with yaml tags for names of
+//     every device has (name, area, topic, measurements, expire_after), with yaml tags for names of
 //     more than one word, and check it in New; mistakes are gateway.BadKey.
 //  3. Write Run. The promises are in devices/driver.go; keep what does not depend on the device.
 //  4. In the test, describe how the device is played, and run devicetest.Conformance.

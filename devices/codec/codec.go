@@ -47,6 +47,7 @@ const (
 	Malformed = "malformed" // a frame, but not one of the configured format
 	Header    = "header"    // a CSV line that repeats the column names
 	TooMany   = "too many"  // more names than a device may have
+	Reserved  = "reserved"  // a name whose topic is the device's own status
 )
 
 // MaxName bounds the bytes of a measurement's name.

@@ -22,6 +22,8 @@ type Measurement struct {
 	// then 12.50 (see Number), and a frame in which it is anything else is malformed.
 	// Without a unit a value is the text that was sent: 007 may be a name.
 	Unit string `yaml:"unit"`
+	// Kind is what is measured, one of KindNames, where name and unit do not tell or tell wrongly.
+	Kind string `yaml:"kind"`
 }
 
 // Format decodes frames, or any other bytes that are one message. The formats:

@@ -149,7 +149,7 @@ func TestConfigErrors(t *testing.T) {
 		{map[string]any{"regex": "("}, nil, "format.regex", "error parsing regexp: missing closing ): `(`"},
 		{map[string]any{"regex": "(.*)"}, nil, "format.regex", "regex has no named group, such as (?P<weight>[0-9.]+)"},
 		{map[string]any{"regex": true}, nil, "format.regex", "regex is a string"},
-		{map[string]any{"regex": "(?P<w>.)"}, map[string]Measurement{"weight": {"kg"}}, "measurements.weight", `the format has no measurement "weight"; it has w`},
+		{map[string]any{"regex": "(?P<w>.)"}, map[string]Measurement{"weight": {Unit: "kg"}}, "measurements.weight", `the format has no measurement "weight"; it has w`},
 		{"json", map[string]Measurement{"a+": {}}, "measurements.a+", `measurement "a+" cannot be a topic level; "a_" can`},
 	} {
 		_, err := NewFormat(c.format, c.units)
@@ -161,14 +161,14 @@ func TestConfigErrors(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	l, err := NewFormat(map[string]any{"csv": []any{"t", "_", "h"}}, map[string]Measurement{"t": {"°C"}})
+	l, err := NewFormat(map[string]any{"csv": []any{"t", "_", "h"}}, map[string]Measurement{"t": {Unit: "°C"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := l.Names(); !reflect.DeepEqual(got, []string{"h", "t"}) {
 		t.Errorf("names of csv: %v", got)
 	}
-	l, err = NewFormat("json", map[string]Measurement{"t": {"°C"}, "a": {}})
+	l, err = NewFormat("json", map[string]Measurement{"t": {Unit: "°C"}, "a": {}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func FuzzDecode(f *testing.F) {
 	for _, s := range []string{`{"a":{"b":[1,true,null,"x"]}}`, "t=21.5 h=4", "1.5;2", "+0012.50 kg", "[[[[", `{"a":1}{}`} {
 		f.Add([]byte(s))
 	}
-	units := map[string]Measurement{"weight": {"kg"}}
+	units := map[string]Measurement{"weight": {Unit: "kg"}}
 	var lines []*Format
 	for _, format := range []any{"json", "key=value", map[string]any{"csv": []any{"a", "_"}}, map[string]any{"regex": `^(?P<weight>\S+) kg$`}} {
 		m := units

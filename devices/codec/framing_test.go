@@ -396,8 +396,8 @@ func TestFramingErrors(t *testing.T) {
 		}
 	}
 	for name, units := range map[string]map[string]Measurement{
-		"measurements.pm25: pm25 is in µg/m³; Weir does not convert":               {"pm25": {"mg/m³"}},
-		`measurements.pm2: the format has no measurement "pm2"; it has pm10, pm25`: {"pm2": {"µg/m³"}},
+		"measurements.pm25: pm25 is in µg/m³; Weir does not convert":               {"pm25": {Unit: "mg/m³"}},
+		`measurements.pm2: the format has no measurement "pm2"; it has pm10, pm25`: {"pm2": {Unit: "µg/m³"}},
 	} {
 		if _, err := New(Config{Protocol: "sds011"}, units); fmt.Sprint(err) != name {
 			t.Errorf("%v, want %s", err, name)

@@ -1,6 +1,11 @@
 package codec
 
-import "strings"
+import (
+	"slices"
+	"strings"
+
+	"github.com/weir-iot/weir/gateway"
+)
 
 // Kind is what a measurement measures. The pages choose by it how to show a value, and
 // Home Assistant discovery takes its classes from it.
@@ -134,6 +139,36 @@ func KindOf(name, unit string) Kind {
 		}
 	}
 	return best
+}
+
+// KindNamed is the kind of that name, one of KindNames, of a measurement in unit. The error says
+// which units it can have.
+func KindNamed(name, unit string) (Kind, error) {
+	unit = PlainUnit(unit)
+	var units []string
+	for _, k := range kinds {
+		if k.Name != name {
+			continue
+		}
+		if unit == "" && hasWord(k.units, "-") || unit != "" && unit != "-" && hasWord(k.units, unit) {
+			return k, nil
+		}
+		units = append(units, strings.Fields(strings.ReplaceAll(k.units, "-", "none"))...)
+	}
+	if unit == "" {
+		unit = "no unit"
+	}
+	return Kind{}, gateway.Errorf(gateway.ErrInvalid, "%s cannot be in %s; its units are %s", name, unit, strings.Join(units, ", "))
+}
+
+// KindNames are the names of all kinds.
+func KindNames() (names []string) {
+	for _, k := range kinds {
+		if !slices.Contains(names, k.Name) {
+			names = append(names, k.Name)
+		}
+	}
+	return names
 }
 
 func hasWord(words, word string) bool {

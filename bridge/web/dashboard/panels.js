@@ -41,7 +41,7 @@ export function showDevices(root, devices, now) {
     const facts = [['frames', format(d.frames)]];
     if (d.last_frame) facts.push(['last', since(d.last_frame, now)]);
     if (d.garbage) facts.push(['garbage', format(d.garbage)]);
-    return item(d.name || d.id, d.driver, d.up, facts, d.reason);
+    return item(d.name || d.id, d.area ? `${d.driver} · ${d.area}` : d.driver, d.up, facts, d.reason, d.up ? 'online' : 'offline');
   }) : nothing('No device is read by a driver. MQTT clients need no entry.')));
 }
 

@@ -42,6 +42,14 @@ func measureDrain(ctx context.Context, b *bench) ([]result, error) {
 				programs[i].seen = append(programs[i].seen, d)
 			}
 		}
+		var ceilings []float64
+		for range b.few() {
+			rate, err := measureCeiling(ctx, filepath.Join(b.dir, "ceiling"), far.taker, b.outage)
+			if err != nil {
+				return nil, fmt.Errorf("a sender without work: %w", err)
+			}
+			ceilings = append(ceilings, rate)
+		}
 		rate := func(d drained) float64 { return d.rate }
 		before, while := func(d drained) float64 { return d.before }, func(d drained) float64 { return d.while }
 		weir, other := programs[0].seen, programs[1].seen
@@ -51,7 +59,7 @@ func measureDrain(ctx context.Context, b *bench) ([]result, error) {
 		all = append(all, result{
 			fmt.Sprintf("drain of %d events; far end: %s", b.outage, far.name), ">= 2 x mosquitto's bridge",
 			fmt.Sprintf("%.2f x: %.0f events/s", ratio(each(weir, rate), each(other, rate)), median(each(weir, rate))),
-			fmt.Sprintf("mosquitto's bridge: %.0f events/s", median(each(other, rate))),
+			fmt.Sprintf("mosquitto's bridge: %.0f events/s; a sender without work: %.2f x", median(each(other, rate)), ratio(ceilings, each(other, rate))),
 		}, result{"intake p99 meanwhile", "<= 1.5 x before", hurt(weir), "mosquitto, which stores nothing: " + hurt(other)})
 	}
 	return all, nil

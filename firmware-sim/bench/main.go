@@ -87,10 +87,11 @@ func main() {
 
 // children are what this program does in a process of its own, by the first argument.
 var children = map[string]func(args []string) error{
-	"read":   readBacklog,
-	"reader": reader,
-	"taker":  taker,
-	"within": within,
+	"ceiling": ceiling,
+	"read":    readBacklog,
+	"reader":  reader,
+	"taker":   taker,
+	"within":  within,
 }
 
 func run(ctx context.Context, args []string) error {

@@ -275,7 +275,7 @@ func (l *link) confirmed(done func(*gateway.Event, error)) {
 			l.settled(n)
 			return
 		default:
-			done(f.event, gateway.Errorf(gateway.ErrTransient, "a queue did not take it (basic.nack)"))
+			done(f.event, gateway.Errorf(gateway.ErrFull, "a queue did not take it (basic.nack)"))
 		}
 	}
 	l.settled(n)

@@ -131,6 +131,9 @@ func TestQueueIsFull(t *testing.T) {
 		log.Append(&gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(i)), Accepted: time.Now()})
 	}
 	until(t, "it says why it stands", func() bool { return strings.Contains(p.Status().Reason, "basic.nack") })
+	if c := p.Status().Circuit; c.State != bridge.LinkThrottled {
+		t.Errorf("the circuit: %+v", c)
+	}
 	q.consume(t)
 	until(t, "all are delivered", func() bool { return p.Status().Delivered == 20 })
 	until(t, "all have arrived", func() bool { return len(q.deliveries()) >= 20 })

@@ -145,7 +145,7 @@ func TestNackThenMultipleAck(t *testing.T) {
 	until(t, "three are published", func() bool { return f.published.Load() == 3 })
 	f.said <- nack(2, 0)
 	f.said <- ack(3, 1)
-	for i, want := range []error{nil, gateway.ErrTransient, nil} {
+	for i, want := range []error{nil, gateway.ErrFull, nil} {
 		if err := c.outcome(); !errors.Is(err, want) {
 			t.Errorf("event %d: %v, not %v", i+1, err, want)
 		}

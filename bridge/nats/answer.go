@@ -10,6 +10,15 @@ import (
 	"github.com/weir-iot/weir/gateway"
 )
 
+// Errors of JetStream that say it takes nothing for now, by err_code.
+const (
+	accountFull = 10002
+	noResources = 10023
+	memoryFull  = 10028
+	storageFull = 10047
+	notStored   = 10077 // a bound of the stream, with discard: new
+)
+
 // Errors of JetStream that will be the same the next time, by err_code.
 const (
 	messageTooLarge = 10054 // the stream's max_msg_size
@@ -39,8 +48,11 @@ func verdict(m *nats.Msg, subject string) error {
 		return errors.New("what answers on the subject " + subject + " is no stream")
 	case ack.Error != nil:
 		err := fmt.Errorf("stream %s: %s (%d)", ack.Stream, ack.Error.Description, ack.Error.Code)
-		if c := ack.Error.Code; c == messageTooLarge || c == headerTooLarge {
+		switch ack.Error.Code {
+		case messageTooLarge, headerTooLarge:
 			return gateway.Errorf(gateway.ErrInvalid, "%w", err)
+		case accountFull, noResources, memoryFull, storageFull, notStored:
+			return gateway.Errorf(gateway.ErrFull, "%w", err)
 		}
 		return err
 	case ack.Stream == "" || ack.Seq == 0:

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/nats"
 	"github.com/weir-iot/weir/gateway"
@@ -45,6 +46,9 @@ func TestFullStream(t *testing.T) {
 			u := startUplink(t, newSink(t, address(s), mode))
 			u.add(100)
 			u.isDownBecause(t, "maximum messages exceeded (10077)")
+			if c := u.Status().Circuit; c.State != bridge.LinkThrottled {
+				t.Errorf("the circuit: %+v", c)
+			}
 			for n := int64(11); n <= 100; n++ { // room for one at a time, while the sink tries
 				c := stream.CachedInfo().Config
 				c.MaxMsgs = n

@@ -30,11 +30,13 @@ type kind struct {
 
 // common are the keys that every device has.
 type common struct {
-	Name         string        // for people; default: the device's id
-	Area         string        // where it is, for people: a room, a hall, a field
-	Topic        string        // default: {site}/{device}/{measurement}
-	ExpireAfter  time.Duration `yaml:"expire_after"` // a device silent for so long is down and started again; 0: never
-	Measurements map[string]codec.Measurement
+	Name        string        // for people; default: the device's id
+	Area        string        // where it is, for people: a room, a hall, a field
+	Topic       string        // default: {site}/{device}/{measurement}
+	ExpireAfter time.Duration `yaml:"expire_after"` // a device silent for so long is down and started again; 0: never
+	// CommandTimeout is how long a command may wait and take that does not say so itself; default 10 s.
+	CommandTimeout time.Duration `yaml:"command_timeout"`
+	Measurements   map[string]codec.Measurement
 }
 
 func newSerial(s config.Section, c *common) (Driver, []string, error) {
@@ -99,6 +101,12 @@ type buses map[string]*modbus.Bus
 func (c *common) check() error {
 	if c.ExpireAfter < 0 {
 		return gateway.BadKey("expire_after", "%v is less than 0", c.ExpireAfter)
+	}
+	if c.CommandTimeout == 0 {
+		c.CommandTimeout = defaultTimeout
+	}
+	if c.CommandTimeout < 0 {
+		return gateway.BadKey("command_timeout", "%v is less than 0", c.CommandTimeout)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Measurements)) {
 		m := c.Measurements[name]

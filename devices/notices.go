@@ -122,7 +122,7 @@ func (s *Supervisor) tidy(ctx context.Context) {
 // takeBack returns when the topic's empty message is on stable storage.
 func (s *Supervisor) takeBack(ctx context.Context, topic, device string) error {
 	stored := make(chan error, 1)
-	if err := s.ingest(ctx, retained(topic, gateway.Origin{Via: "weir", ID: device}, ""), func(err error) { stored <- err }); err != nil {
+	if err := s.ingest(ctx, retained(topic, gateway.Origin{Via: gateway.ViaWeir, ID: device}, ""), func(err error) { stored <- err }); err != nil {
 		return err
 	}
 	select {

@@ -31,6 +31,7 @@ type Status struct {
 	Starts      uint64 // how often the driver was started
 
 	Measurements []Measurement // sorted by name: those configured, and those seen
+	Settings     []string      // what commands can set, sorted
 }
 
 // Measurement is one value of a device.
@@ -113,7 +114,7 @@ func (d *device) measurement(r codec.Reading) (topic, garbage string) {
 			return "", codec.TooMany
 		}
 		m = Measurement{Name: r.Name, Topic: d.topic.topic(r.Name)}
-		if m.Topic == s.status.Topic {
+		if m.Topic == s.status.Topic || isCommand(m.Topic, d.site) {
 			return "", codec.Reserved
 		}
 	}

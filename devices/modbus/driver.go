@@ -20,6 +20,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/weir-iot/weir/devices/codec"
@@ -222,6 +224,17 @@ func (r *reader) report(readings []codec.Reading, reg *register, v value) []code
 	}
 	r.last[reg] = report{v, now}
 	return append(readings, codec.Reading{Name: reg.name, Value: v.text, Unit: reg.unit, Quality: v.quality})
+}
+
+// Settings are the registers that may be written.
+func (d *Driver) Settings() (all []codec.Setting) {
+	for _, r := range d.registers {
+		if r.write {
+			all = append(all, r.setting())
+		}
+	}
+	slices.SortFunc(all, func(a, b codec.Setting) int { return strings.Compare(a.Name, b.Name) })
+	return all
 }
 
 // Write sets the measurement name to value and returns what the slave says after that. It may be

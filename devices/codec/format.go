@@ -204,6 +204,9 @@ func (f *Format) Names() []string {
 	return names
 }
 
+// Unit is what the configuration says that a measurement is in.
+func (f *Format) Unit(name string) string { return f.measurements[name].Unit }
+
 // MaxReadings bounds the readings of one frame.
 const MaxReadings = 256
 

@@ -251,6 +251,12 @@ func (d *Driver) Write(ctx context.Context, name, value string) (string, error) 
 	if err != nil {
 		return "", err
 	}
+	select {
+	case d.writing <- struct{}{}:
+		defer func() { <-d.writing }()
+	case <-ctx.Done():
+		return "", gateway.Errorf(gateway.ErrTransient, "not written: %w", ctx.Err())
+	}
 	if err := d.bus.down(d.unit); err != nil {
 		return "", gateway.Errorf(gateway.ErrTransient, "%w", err)
 	}

@@ -51,6 +51,7 @@ type state struct {
 	mu           sync.Mutex
 	status       Status
 	measurements map[string]Measurement
+	sure         map[string]bool // those that are configured, and those that came more than once
 }
 
 func (s *state) snapshot() Status {
@@ -109,6 +110,10 @@ func (d *device) measurement(r codec.Reading) (topic, garbage string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m, known := s.measurements[r.Name]
+	if known && !s.sure[r.Name] {
+		s.sure[r.Name] = true
+		d.changed()
+	}
 	if !known {
 		if len(s.measurements) >= maxMeasurements {
 			return "", codec.TooMany
@@ -121,6 +126,9 @@ func (d *device) measurement(r codec.Reading) (topic, garbage string) {
 	if m.Unit == "" && r.Unit != "" || !known { // some units only the device knows
 		m.Unit, m.Kind = r.Unit, d.common.kind(r.Name, r.Unit)
 		s.measurements[r.Name] = m
+		if known {
+			d.changed()
+		}
 	}
 	return m.Topic, ""
 }

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weir-iot/weir/devices/codec"
@@ -33,6 +34,7 @@ type Options struct {
 	Feed      Feed
 	Age       func() time.Duration // the clock that gateway.Event.Age is of
 	GatewayID string
+	Discovery *Discovery                                 // nil: nobody is told
 	May       func(o gateway.Origin, topic string) error // may who an event came from publish there? nil: yes
 	Logger    *slog.Logger
 	Observer  gateway.Observer
@@ -48,12 +50,13 @@ const (
 
 // Supervisor keeps the drivers of all devices running.
 type Supervisor struct {
-	devices  []*device // sorted by id
-	site     string
-	ingest   Ingest
-	state    State
-	commands *commander // nil: none
-	log      *slog.Logger
+	devices   []*device // sorted by id
+	site      string
+	ingest    Ingest
+	state     State
+	commands  *commander  // nil: none
+	discovery *discoverer // nil: none
+	log       *slog.Logger
 }
 
 type device struct {
@@ -70,6 +73,11 @@ type device struct {
 	queue   queue
 	marking sync.Mutex // guards mark, also while it is being stored
 	mark    mark
+
+	discoverable *discoverer          // nil: it is not told to anybody
+	news         atomic.Bool          // there is something to tell
+	told         map[string]component // that was told last; the discoverer's
+
 	ingest  Ingest
 	log     *slog.Logger
 	observe gateway.Observer
@@ -105,6 +113,7 @@ func New(o Options) (*Supervisor, error) {
 		return nil, err
 	}
 	s.commands = newCommander(o, s.devices)
+	s.discovery = newDiscoverer(o, s.devices)
 	return s, nil
 }
 
@@ -139,7 +148,7 @@ func newDevice(o Options, id string, section config.Section, shared buses) (*dev
 	}
 	d.queue.more = make(chan struct{}, 1)
 	d.notices.ingest = o.Ingest
-	d.state.measurements = map[string]Measurement{}
+	d.state.measurements, d.state.sure = map[string]Measurement{}, map[string]bool{}
 	for _, name := range names {
 		unit := common.Measurements[name].Unit
 		m := Measurement{name, topic.topic(name), unit, common.kind(name, unit)}
@@ -150,7 +159,7 @@ func newDevice(o Options, id string, section config.Section, shared buses) (*dev
 			return nil, section.Errorf("topic", "measurement %q would be on %s, where it stands whether the device is online: "+
 				"give the device another topic, such as {site}/{device}/value/{measurement}", name, m.Topic)
 		}
-		d.state.measurements[name] = m
+		d.state.measurements[name], d.state.sure[name] = m, true
 	}
 	d.state.set(false, notStarted)
 	return d, nil
@@ -171,7 +180,17 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	for _, d := range s.devices {
 		running.Go(func() { d.run(ctx) })
 	}
-	running.Go(func() { s.tidy(ctx) })
+	running.Go(func() {
+		if s.discovery != nil {
+			if err := s.discovery.load(); err != nil {
+				s.log.Warn("what was told to Home Assistant cannot be read", "error", err)
+			}
+		}
+		s.tidy(ctx)
+		if s.discovery != nil {
+			s.discovery.run(ctx, s.remember)
+		}
+	})
 	if s.commands != nil {
 		running.Go(func() { s.commands.run(ctx) })
 	}

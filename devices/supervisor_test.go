@@ -295,7 +295,7 @@ func fake(t *testing.T, d Driver, ingest Ingest) *device {
 		log: quiet, observe: gateway.Observer{}.OrNop()}
 	dev.notices.ingest = ingest
 	dev.state.status.Topic = statusTopic("s", "d")
-	dev.state.measurements = map[string]Measurement{}
+	dev.state.measurements, dev.state.sure = map[string]Measurement{}, map[string]bool{}
 	return dev
 }
 

@@ -278,6 +278,9 @@ func measurements(of []devices.Measurement) (all []web.Measurement) {
 func newDevices(cfg *config.Config, o devices.Options) (*devices.Supervisor, error) {
 	o.Sections, o.Buses, o.Site, o.GatewayID = cfg.Devices, cfg.Buses, cfg.Gateway.Site, cfg.Gateway.ID
 	o.Logger = o.Logger.With("part", "devices")
+	if d := cfg.Discovery; d.Enabled != "false" {
+		o.Discovery = &devices.Discovery{Prefix: d.Prefix, Always: d.Enabled == "true", Version: version}
+	}
 	return devices.New(o)
 }
 

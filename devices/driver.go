@@ -39,6 +39,8 @@ type Driver interface {
 // Writer is a driver whose device takes commands. It is optional: who has a command asks a Driver
 // whether it is one.
 type Writer interface {
+	// Settings are what Write knows, sorted by name. They never change.
+	Settings() []codec.Setting
 	// Write sends value, as text, to what the device knows as name: a measurement that can be
 	// set, or a command. It returns what the device says after that, read back where it can be,
 	// and "" where it says nothing.

@@ -30,11 +30,15 @@ type kind struct {
 
 // common are the keys that every device has.
 type common struct {
-	Name         string        // for people; default: the device's id
-	Area         string        // where it is, for people: a room, a hall, a field
-	Topic        string        // default: {site}/{device}/{measurement}
-	ExpireAfter  time.Duration `yaml:"expire_after"` // a device silent for so long is down and started again; 0: never
-	Measurements map[string]codec.Measurement
+	Name        string        // for people; default: the device's id
+	Area        string        // where it is, for people: a room, a hall, a field
+	Topic       string        // default: {site}/{device}/{measurement}
+	ExpireAfter time.Duration `yaml:"expire_after"` // a device silent for so long is down and started again; 0: never
+	Discovery   *bool         // whether Home Assistant is told of it, if it is told at all; default true
+	complete    bool          // the names of its measurements are all known beforehand
+	// CommandTimeout is how long a command may wait and take that does not say so itself; default 10 s.
+	CommandTimeout time.Duration `yaml:"command_timeout"`
+	Measurements   map[string]codec.Measurement
 }
 
 func newSerial(s config.Section, c *common) (Driver, []string, error) {
@@ -50,6 +54,7 @@ func newSerial(s config.Section, c *common) (Driver, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	c.complete = bytes.Complete()
 	d, err := serial.New(cfg.Port, bytes)
 	return d, bytes.Names(), err
 }
@@ -82,6 +87,7 @@ func (b buses) newModbus(s config.Section, c *common) (Driver, []string, error) 
 			return nil, nil, gateway.BadKey("measurements."+name, "there is no register %q", name)
 		}
 	}
+	c.complete = !cfg.SunSpec
 	var names []string
 	for name, unit := range d.Units() {
 		m := c.Measurements[name]
@@ -99,6 +105,12 @@ type buses map[string]*modbus.Bus
 func (c *common) check() error {
 	if c.ExpireAfter < 0 {
 		return gateway.BadKey("expire_after", "%v is less than 0", c.ExpireAfter)
+	}
+	if c.CommandTimeout == 0 {
+		c.CommandTimeout = defaultTimeout
+	}
+	if c.CommandTimeout < 0 {
+		return gateway.BadKey("command_timeout", "%v is less than 0", c.CommandTimeout)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Measurements)) {
 		m := c.Measurements[name]

@@ -47,6 +47,15 @@ func (n *notices) say(ctx context.Context, topic string, origin gateway.Origin, 
 	n.send(ctx, topic)
 }
 
+// again has what stands on topic said once more, with the next tell.
+func (n *notices) again(topic string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if w := n.words[topic]; w != nil {
+		w.told = false
+	}
+}
+
 // tell says again what could not be said.
 func (n *notices) tell(ctx context.Context) {
 	n.mu.Lock()
@@ -87,10 +96,11 @@ func (s *Supervisor) tidy(ctx context.Context) {
 		return
 	}
 	now := map[string]string{}
+	if s.discovery != nil {
+		now = s.discovery.topics()
+	}
 	for _, d := range s.devices {
-		for _, topic := range d.retains() {
-			now[topic] = d.id
-		}
+		now[d.state.status.Topic] = d.id
 	}
 	old := map[string]string{}
 	err := s.state.Each(noticesBucket, "", func(topic string, device []byte) error {
@@ -122,7 +132,7 @@ func (s *Supervisor) tidy(ctx context.Context) {
 // takeBack returns when the topic's empty message is on stable storage.
 func (s *Supervisor) takeBack(ctx context.Context, topic, device string) error {
 	stored := make(chan error, 1)
-	if err := s.ingest(ctx, retained(topic, gateway.Origin{Via: "weir", ID: device}, ""), func(err error) { stored <- err }); err != nil {
+	if err := s.ingest(ctx, retained(topic, gateway.Origin{Via: gateway.ViaWeir, ID: device}, ""), func(err error) { stored <- err }); err != nil {
 		return err
 	}
 	select {
@@ -133,5 +143,11 @@ func (s *Supervisor) takeBack(ctx context.Context, topic, device string) error {
 	}
 }
 
-// retains are the topics on which something is retained for the device.
-func (d *device) retains() []string { return []string{d.state.status.Topic} }
+// remember says of which device there is something on which topics.
+func (s *Supervisor) remember(topics map[string]string) error {
+	changes := map[string][]byte{}
+	for topic, device := range topics {
+		changes[topic] = []byte(device)
+	}
+	return s.state.Apply(noticesBucket, changes)
+}

@@ -31,6 +31,7 @@ type Status struct {
 	Starts      uint64 // how often the driver was started
 
 	Measurements []Measurement // sorted by name: those configured, and those seen
+	Settings     []string      // what commands can set, sorted
 }
 
 // Measurement is one value of a device.
@@ -50,6 +51,7 @@ type state struct {
 	mu           sync.Mutex
 	status       Status
 	measurements map[string]Measurement
+	sure         map[string]bool // those that are configured, and those that came more than once
 }
 
 func (s *state) snapshot() Status {
@@ -108,18 +110,25 @@ func (d *device) measurement(r codec.Reading) (topic, garbage string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m, known := s.measurements[r.Name]
+	if known && !s.sure[r.Name] {
+		s.sure[r.Name] = true
+		d.changed()
+	}
 	if !known {
 		if len(s.measurements) >= maxMeasurements {
 			return "", codec.TooMany
 		}
 		m = Measurement{Name: r.Name, Topic: d.topic.topic(r.Name)}
-		if m.Topic == s.status.Topic {
+		if m.Topic == s.status.Topic || isCommand(m.Topic, d.site) {
 			return "", codec.Reserved
 		}
 	}
 	if m.Unit == "" && r.Unit != "" || !known { // some units only the device knows
 		m.Unit, m.Kind = r.Unit, d.common.kind(r.Name, r.Unit)
 		s.measurements[r.Name] = m
+		if known {
+			d.changed()
+		}
 	}
 	return m.Topic, ""
 }

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weir-iot/weir/devices/codec"
@@ -29,8 +30,14 @@ type Options struct {
 	Site     string
 	Ingest   Ingest
 	State    State // nil: what was retained for a device that is gone stays
-	Logger   *slog.Logger
-	Observer gateway.Observer
+	// What commands need, beside State. Without a Feed none is carried out.
+	Feed      Feed
+	Age       func() time.Duration // the clock that gateway.Event.Age is of
+	GatewayID string
+	Discovery *Discovery                                 // nil: nobody is told
+	May       func(o gateway.Origin, topic string) error // may who an event came from publish there? nil: yes
+	Logger    *slog.Logger
+	Observer  gateway.Observer
 }
 
 // How long the supervisor waits before it starts a driver again: from first on, doubled up
@@ -43,20 +50,34 @@ const (
 
 // Supervisor keeps the drivers of all devices running.
 type Supervisor struct {
-	devices []*device // sorted by id
-	ingest  Ingest
-	state   State
-	log     *slog.Logger
+	devices   []*device // sorted by id
+	site      string
+	ingest    Ingest
+	state     State
+	commands  *commander  // nil: none
+	discovery *discoverer // nil: none
+	log       *slog.Logger
 }
 
 type device struct {
 	id      string
+	site    string
 	kind    string // of driver
 	common  common
 	driver  Driver
+	writer  Writer // the driver, if it takes commands
 	topic   template
 	state   state
 	notices notices
+	here    gate // open while the driver has the device
+	queue   queue
+	marking sync.Mutex // guards mark, also while it is being stored
+	mark    mark
+
+	discoverable *discoverer          // nil: it is not told to anybody
+	news         atomic.Bool          // there is something to tell
+	told         map[string]component // that was told last; the discoverer's
+
 	ingest  Ingest
 	log     *slog.Logger
 	observe gateway.Observer
@@ -69,7 +90,7 @@ func New(o Options) (*Supervisor, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Observer = o.Observer.OrNop()
-	s := &Supervisor{ingest: o.Ingest, state: o.State, log: o.Logger}
+	s := &Supervisor{site: o.Site, ingest: o.Ingest, state: o.State, log: o.Logger}
 	var errs []error
 	shared, err := newBuses(o.Buses)
 	if err != nil {
@@ -91,6 +112,8 @@ func New(o Options) (*Supervisor, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	s.commands = newCommander(o, s.devices)
+	s.discovery = newDiscoverer(o, s.devices)
 	return s, nil
 }
 
@@ -113,20 +136,30 @@ func newDevice(o Options, id string, section config.Section, shared buses) (*dev
 		return nil, section.Errorf("topic", "%v", err)
 	}
 	d := &device{
-		id: id, kind: kind.name, common: common, driver: driver, topic: topic,
+		id: id, site: o.Site, kind: kind.name, common: common, driver: driver, topic: topic,
 		ingest: o.Ingest, observe: o.Observer, log: o.Logger.With("device", id),
 	}
-	d.notices.ingest = o.Ingest
 	d.state.status = Status{ID: id, Name: common.Name, Area: common.Area, Driver: kind.name, Topic: statusTopic(o.Site, id)}
-	d.state.measurements = map[string]Measurement{}
+	if w, ok := driver.(Writer); ok && len(w.Settings()) > 0 {
+		d.writer = w
+	}
+	for _, setting := range d.settings() {
+		d.state.status.Settings = append(d.state.status.Settings, setting.Name)
+	}
+	d.queue.more = make(chan struct{}, 1)
+	d.notices.ingest = o.Ingest
+	d.state.measurements, d.state.sure = map[string]Measurement{}, map[string]bool{}
 	for _, name := range names {
 		unit := common.Measurements[name].Unit
 		m := Measurement{name, topic.topic(name), unit, common.kind(name, unit)}
-		if m.Topic == d.state.status.Topic {
+		switch {
+		case isCommand(m.Topic, o.Site):
+			return nil, section.Errorf("topic", "measurement %q would be on %s, which is for commands", name, m.Topic)
+		case m.Topic == d.state.status.Topic:
 			return nil, section.Errorf("topic", "measurement %q would be on %s, where it stands whether the device is online: "+
 				"give the device another topic, such as {site}/{device}/value/{measurement}", name, m.Topic)
 		}
-		d.state.measurements[name] = m
+		d.state.measurements[name], d.state.sure[name] = m, true
 	}
 	d.state.set(false, notStarted)
 	return d, nil
@@ -147,7 +180,20 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	for _, d := range s.devices {
 		running.Go(func() { d.run(ctx) })
 	}
-	running.Go(func() { s.tidy(ctx) })
+	running.Go(func() {
+		if s.discovery != nil {
+			if err := s.discovery.load(); err != nil {
+				s.log.Warn("what was told to Home Assistant cannot be read", "error", err)
+			}
+		}
+		s.tidy(ctx)
+		if s.discovery != nil {
+			s.discovery.run(ctx, s.remember)
+		}
+	})
+	if s.commands != nil {
+		running.Go(func() { s.commands.run(ctx) })
+	}
 	running.Go(func() {
 		tick := time.NewTicker(tellAgain)
 		defer tick.Stop()
@@ -224,7 +270,9 @@ func (d *device) once(ctx context.Context, silent string) (frames bool, err erro
 	}
 	refused := false
 	d.state.started()
+	defer d.here.set(false)
 	err = d.call(ctx, func(f codec.Frame) {
+		d.here.set(true)
 		good := len(f.Readings) > 0
 		if good {
 			frames = true

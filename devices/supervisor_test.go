@@ -291,11 +291,11 @@ func fake(t *testing.T, d Driver, ingest Ingest) *device {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev := &device{id: "d", kind: "fake", driver: d, topic: tmpl, ingest: ingest,
+	dev := &device{id: "d", site: "s", kind: "fake", driver: d, topic: tmpl, ingest: ingest,
 		log: quiet, observe: gateway.Observer{}.OrNop()}
 	dev.notices.ingest = ingest
 	dev.state.status.Topic = statusTopic("s", "d")
-	dev.state.measurements = map[string]Measurement{}
+	dev.state.measurements, dev.state.sure = map[string]Measurement{}, map[string]bool{}
 	return dev
 }
 

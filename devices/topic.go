@@ -61,6 +61,17 @@ func newTemplate(text, site, device, name, area string) (template, error) {
 // statusTopic is where it stands whether a device is there: online or offline, retained.
 func statusTopic(site, device string) string { return site + "/" + device + "/status" }
 
+// setTopic is where a device's commands are published, and resultTopic where their results are.
+func setTopic(site, device, name string) string { return site + "/" + device + "/" + name + "/set" }
+func resultTopic(site, device, name string) string {
+	return site + "/" + device + "/" + name + "/result"
+}
+
+// isCommand tells whether topic is that of a command or of a result.
+func isCommand(topic, site string) bool {
+	return gateway.MustFilter(setTopic(site, "+", "+")).Match(topic) || gateway.MustFilter(resultTopic(site, "+", "+")).Match(topic)
+}
+
 func (t template) topic(measurement string) string {
 	return strings.ReplaceAll(t.text, "{measurement}", measurement)
 }

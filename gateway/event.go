@@ -49,6 +49,9 @@ type Origin struct {
 	User string // the account it was accepted under; empty where none is needed
 }
 
+// ViaWeir is the Via of what the gateway says itself. Nobody else can have it.
+const ViaWeir = "weir"
+
 // UserProperty is one MQTT 5 user property (§3.3.2.3.7). Order and repeats are kept.
 type UserProperty struct{ Key, Value string }
 

@@ -24,6 +24,8 @@ type Observer struct {
 	DeviceState func(device string, up bool, reason string)
 	Frame       func(device string)         // a frame was decoded
 	Garbage     func(device, reason string) // bytes that were no frame
+	// Command is what became of a command: done, failed, expired, repeated or refused.
+	Command func(device, outcome string)
 
 	UplinkState func(uplink string, up bool, reason string)
 	Delivered   func(uplink string, events int) // acknowledged by the far end

@@ -113,6 +113,7 @@ func (m *Metrics) observe() gateway.Observer {
 
 	deviceUp := m.gauges("weir_device_up", "1 if the device is online.", "device")
 	frames := m.counters("weir_device_frames_total", "Frames decoded.", "device")
+	commands := m.counters("weir_device_commands_total", "Commands to the device: done, failed, expired, repeated or refused.", "device", "outcome")
 	garbage := m.counters("weir_device_garbage_total", "Stretches of bytes that were no frame.", "device", "reason")
 
 	uplinkUp := m.gauges("weir_uplink_up", "1 if the uplink's far end takes events.", "uplink")
@@ -154,6 +155,7 @@ func (m *Metrics) observe() gateway.Observer {
 		Dropped:      func(reason string) { dropped.WithLabelValues(reason).Inc() },
 		DeviceState:  func(device string, up bool, _ string) { deviceUp.WithLabelValues(device).Set(oneIf(up)) },
 		Frame:        func(device string) { frames.WithLabelValues(device).Inc() },
+		Command:      func(device, outcome string) { commands.WithLabelValues(device, outcome).Inc() },
 		Garbage:      func(device, reason string) { garbage.WithLabelValues(device, reason).Inc() },
 		UplinkState:  func(uplink string, up bool, _ string) { uplinkUp.WithLabelValues(uplink).Set(oneIf(up)) },
 		Delivered:    func(uplink string, events int) { delivered.WithLabelValues(uplink).Add(float64(events)) },

@@ -48,8 +48,10 @@ type Options struct {
 	Origins []string
 
 	// MQTT serves one MQTT connection and returns when it has ended. Nil: no /mqtt.
-	MQTT      func(context.Context, net.Conn)
-	Devices   func() []Device
+	MQTT    func(context.Context, net.Conn)
+	Devices func() []Device
+	// Target is where name of a device is set. Nil: no device can be.
+	Target    func(device, name string) (Target, error)
 	Uplinks   func() []Uplink
 	Downlinks func() []Downlink
 	Ledger    func() (Ledger, error)
@@ -85,6 +87,7 @@ type Device struct {
 	Garbage   uint64    `json:"garbage"` // stretches of bytes that were no frame
 
 	Measurements []Measurement `json:"measurements,omitempty"`
+	Settings     []string      `json:"settings,omitempty"` // what commands can set
 }
 
 // Measurement is one value of a device. The page takes units from here.
@@ -290,6 +293,9 @@ func (s *Server) routes(page http.Handler) http.Handler {
 	inside.HandleFunc("GET /api/last", s.apiLast)
 	inside.HandleFunc("GET /api/history", s.apiHistory)
 	inside.HandleFunc("GET /api/devices", s.apiDevices)
+	if s.o.Target != nil {
+		inside.HandleFunc("POST /api/devices/{id}/set", s.apiSet)
+	}
 	inside.HandleFunc("GET /api/uplinks", s.apiUplinks)
 	inside.HandleFunc("GET /api/downlinks", s.apiDownlinks)
 	inside.HandleFunc("GET /api/ledger", s.apiLedger)

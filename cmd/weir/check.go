@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weir-iot/weir/bridge"
-	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/devices"
 	"github.com/weir-iot/weir/gateway/config"
 )
 
@@ -43,6 +43,6 @@ Exit codes: 0 ok, 2 usage, 3 config invalid.`,
 
 // checkParts lets each part read its sections of cfg, and opens nothing.
 func checkParts(cfg *config.Config) error {
-	_, err := newDevices(cfg, nil, nil, slog.New(slog.DiscardHandler), gateway.Observer{})
+	_, err := newDevices(cfg, devices.Options{Logger: slog.New(slog.DiscardHandler)})
 	return errors.Join(err, bridge.Check(cfg.Uplinks, cfg.Downlinks, cfg.Gateway.ID))
 }

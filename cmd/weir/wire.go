@@ -15,6 +15,7 @@ import (
 	"github.com/weir-iot/weir/bridge/web"
 	"github.com/weir-iot/weir/devices"
 	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/auth"
 	"github.com/weir-iot/weir/gateway/broker"
 	"github.com/weir-iot/weir/gateway/config"
 	"github.com/weir-iot/weir/gateway/health"
@@ -129,7 +130,9 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 			}
 		})
 
-	a.devices, err = newDevices(cfg, ingest.Ingest, state, log, observer)
+	a.devices, err = newDevices(cfg, devices.Options{
+		Ingest: ingest.Ingest, State: state, Feed: a.hub, Age: a.journal.Age, May: mayPublish(cfg.Auth), Logger: log, Observer: observer,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -167,6 +170,10 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Origins:   cfg.Listeners.HTTP.Origins,
 		MQTT:      a.broker.Connect,
 		Devices:   a.deviceStatus,
+		Target: func(device, name string) (web.Target, error) {
+			t, err := a.devices.Target(device, name)
+			return web.Target(t), err
+		},
 		Uplinks:   a.uplinkStatus,
 		Downlinks: a.downlinkStatus,
 		Ledger:    a.ledger,
@@ -254,7 +261,7 @@ func (a *app) deviceStatus() []web.Device {
 	for _, d := range a.devices.Status() {
 		all = append(all, web.Device{
 			ID: d.ID, Name: d.Name, Area: d.Area, Driver: d.Driver, Topic: d.Topic, Up: d.Up, Reason: d.Reason, Since: d.Since,
-			LastFrame: d.Last, Frames: d.Frames, Garbage: d.Garbage, Measurements: measurements(d.Measurements),
+			LastFrame: d.Last, Frames: d.Frames, Garbage: d.Garbage, Measurements: measurements(d.Measurements), Settings: d.Settings,
 		})
 	}
 	return all
@@ -267,16 +274,28 @@ func measurements(of []devices.Measurement) (all []web.Measurement) {
 	return all
 }
 
-func newDevices(cfg *config.Config, ingest devices.Ingest, state devices.State, log *slog.Logger, o gateway.Observer) (*devices.Supervisor, error) {
-	return devices.New(devices.Options{
-		Sections: cfg.Devices,
-		Buses:    cfg.Buses,
-		Site:     cfg.Gateway.Site,
-		Ingest:   ingest,
-		State:    state,
-		Logger:   log.With("part", "devices"),
-		Observer: o,
-	})
+// newDevices fills in what stands in the configuration.
+func newDevices(cfg *config.Config, o devices.Options) (*devices.Supervisor, error) {
+	o.Sections, o.Buses, o.Site, o.GatewayID = cfg.Devices, cfg.Buses, cfg.Gateway.Site, cfg.Gateway.ID
+	o.Logger = o.Logger.With("part", "devices")
+	if d := cfg.Discovery; d.Enabled != "false" {
+		o.Discovery = &devices.Discovery{Prefix: d.Prefix, Always: d.Enabled == "true", Version: version}
+	}
+	return devices.New(o)
+}
+
+// mayPublish tells whether who an event came from may publish to a topic.
+func mayPublish(policy *auth.Policy) func(gateway.Origin, string) error {
+	return func(o gateway.Origin, topic string) error {
+		account, err := policy.Anonymous()
+		if !policy.Open() {
+			account, err = policy.Account(o.User)
+		}
+		if err != nil {
+			return err
+		}
+		return account.CanPublish(topic, o.ID)
+	}
 }
 
 // A part runs until its context ends. One that returns before has failed, even with nil.

@@ -137,6 +137,25 @@ func newCheck(s *settings) *check {
 	return &c
 }
 
+// add appends the check to frame, whose payload begins at from.
+func (c *check) add(frame []byte, from int) []byte {
+	if c == nil {
+		return frame
+	}
+	over := frame[from:]
+	if c.frame {
+		over = frame
+	}
+	sum := c.sum(over)
+	switch {
+	case c.size == 1:
+		return append(frame, byte(sum))
+	case c.big:
+		return binary.BigEndian.AppendUint16(frame, sum)
+	}
+	return binary.LittleEndian.AppendUint16(frame, sum)
+}
+
 // strip tells whether the check that ends frame is right, and returns the frame without it.
 // From is where the payload begins.
 func (c *check) strip(frame []byte, from int) (payload []byte, ok bool) {

@@ -204,6 +204,12 @@ func (f *Format) Names() []string {
 	return names
 }
 
+// Complete tells whether Names are all there are.
+func (f *Format) Complete() bool { return f.fixed != nil }
+
+// Unit is what the configuration says that a measurement is in.
+func (f *Format) Unit(name string) string { return f.measurements[name].Unit }
+
 // MaxReadings bounds the readings of one frame.
 const MaxReadings = 256
 

@@ -32,6 +32,10 @@ type framing struct {
 	// unwrap takes off what the framing put on; nil: nothing. Its reason is empty or says why
 	// the frame is none.
 	unwrap func(frame []byte) (payload []byte, reason string)
+	// wrap makes of a payload what is sent to the device; nil: it takes nothing.
+	wrap func(payload []byte) ([]byte, error)
+	// end is what ends a frame that was sent in part, where a frame does not end the one before it anyway.
+	end string
 }
 
 const framings = "line, slip, {slip: …}, cobs, {cobs: …}, {length: …} or {delimited: …}"
@@ -39,7 +43,7 @@ const framings = "line, slip, {slip: …}, cobs, {cobs: …}, {length: …} or {
 // newFraming reads what stands at framing: a word, or a map with one key. Errors are
 // KeyErrors.
 //
-//   - line: text that ends with LF, CRLF or CR.
+//   - line: text that ends with LF, CRLF or CR. {end: lf|crlf|cr} is what is sent.
 //   - cobs, slip: {crc} if the frame ends with one.
 //   - length: {size: 1|2|4, endian: little|big, counts: payload|rest|frame, start, crc}. The
 //     frame is start, the length, the payload, the check. counts says what the length
@@ -67,15 +71,16 @@ func newFraming(v any, max int) (framing, error) {
 	s := newSettings("framing."+kind, options)
 	switch kind {
 	case "line":
-		f = framing{start: func() cutting { return newLines(max) }}
+		f = framing{start: func() cutting { return newLines(max) }, end: lineEnds[s.choice("end", "lf", "crlf", "cr")]}
+		f.wrap = wrapLine(f.end)
 	case "cobs":
-		f = wrapped(0, max, unstuff, newCheck(s))
+		f = wrapped(0, max, stuff, unstuff, newCheck(s))
 	case "slip":
-		f = wrapped(slipEnd, max, unescape, newCheck(s))
+		f = wrapped(slipEnd, max, escape, unescape, newCheck(s))
 	case "length":
-		f.start = newLength(s, max)
+		f.start, f.wrap = newLength(s, max)
 	case "delimited":
-		f.start = newDelimited(s, max)
+		f.start, f.wrap = newDelimited(s, max)
 	default:
 		key := "framing"
 		if v != any(kind) {
@@ -86,12 +91,27 @@ func newFraming(v any, max int) (framing, error) {
 	return f, s.done()
 }
 
+var lineEnds = map[string]string{"lf": "\n", "crlf": "\r\n", "cr": "\r"}
+
+func wrapLine(end string) func([]byte) ([]byte, error) {
+	return func(p []byte) ([]byte, error) {
+		if bytes.ContainsAny(p, "\r\n") {
+			return nil, gateway.Errorf(gateway.ErrInvalid, "%q has the end of a line in it", p)
+		}
+		return append(bytes.Clone(p), end...), nil
+	}
+}
+
 // wrapped is a framing whose frames are encoded so that the byte end is in none of them.
-func wrapped(end byte, max int, decode func([]byte) ([]byte, bool), c *check) framing {
+func wrapped(end byte, max int, encode func([]byte) []byte, decode func([]byte) ([]byte, bool), c *check) framing {
 	longest := 2*max + 4 // SLIP doubles a byte at worst; and there is a check
 	return framing{
 		binary: true,
 		start:  func() cutting { return newSplitter(longest, end) },
+		// The end before the frame closes what noise may have begun at the device.
+		wrap: func(p []byte) ([]byte, error) {
+			return append(append([]byte{end}, encode(c.add(bytes.Clone(p), 0))...), end), nil
+		},
 		unwrap: func(frame []byte) ([]byte, string) {
 			p, ok := decode(frame)
 			if !ok {
@@ -126,6 +146,24 @@ func unstuff(frame []byte) ([]byte, bool) {
 	return p, true
 }
 
+// stuff encodes COBS, without the zero that ends a frame.
+func stuff(p []byte) []byte {
+	var out []byte
+	for {
+		n := bytes.IndexByte(p, 0)
+		switch {
+		case n >= 0 && n < 254:
+			out, p = append(append(out, byte(n+1)), p[:n]...), p[n+1:]
+		case len(p) >= 254:
+			if out, p = append(append(out, 0xff), p[:254]...), p[254:]; len(p) == 0 {
+				return out
+			}
+		default:
+			return append(append(out, byte(len(p)+1)), p...)
+		}
+	}
+}
+
 // The special bytes of SLIP, RFC 1055.
 const (
 	slipEnd    = 0o300
@@ -133,6 +171,22 @@ const (
 	slipEscEnd = 0o334
 	slipEscEsc = 0o335
 )
+
+// escape encodes SLIP.
+func escape(p []byte) []byte {
+	var out []byte
+	for _, b := range p {
+		switch b {
+		case slipEnd:
+			out = append(out, slipEsc, slipEscEnd)
+		case slipEsc:
+			out = append(out, slipEsc, slipEscEsc)
+		default:
+			out = append(out, b)
+		}
+	}
+	return out
+}
 
 // unescape decodes SLIP. An escape that means nothing is an error, though RFC 1055 would
 // have it taken as it is: here it says that bytes were lost.
@@ -168,7 +222,7 @@ type length struct {
 	check  *check
 }
 
-func newLength(s *settings, max int) func() cutting {
+func newLength(s *settings, max int) (func() cutting, func([]byte) ([]byte, error)) {
 	l := &length{start: s.bytes("start"), size: s.number("size", 1, 1, 4), big: s.choice("endian", "little", "big") == "big", check: newCheck(s)}
 	if l.size == 3 {
 		s.fail("size", errors.New("3 is none of 1, 2, 4"))
@@ -176,7 +230,20 @@ func newLength(s *settings, max int) func() cutting {
 	l.count(s.choice("counts", "payload", "rest", "frame"), max)
 	// Nothing but silence tells where a frame begins that has neither a start nor a check.
 	waits := len(l.start) == 0 && l.check == nil
-	return func() cutting { return &scanner{cut: l.cut, max: l.max, pauses: true, waits: waits} }
+	return func() cutting { return &scanner{cut: l.cut, max: l.max, pauses: true, waits: waits} }, l.wrap
+}
+
+func (l *length) wrap(p []byte) ([]byte, error) {
+	n := l.least + len(p)
+	if n > l.max || uint64(n-l.extra)>>(8*l.size) != 0 {
+		return nil, gateway.Errorf(gateway.ErrInvalid, "%d bytes are more than a frame holds", len(p))
+	}
+	number := binary.LittleEndian.AppendUint32(nil, uint32(n-l.extra))[:l.size]
+	if l.big {
+		slices.Reverse(number)
+	}
+	frame := slices.Concat(l.start, number, p)
+	return l.check.add(frame, l.header), nil
 }
 
 // count says what the number counts, and how long the payload may be.
@@ -254,7 +321,7 @@ func noise(n int) string {
 
 // newDelimited is the framing of frames between a start and an end. Without a check a start
 // inside a frame says that the end of the one before was lost.
-func newDelimited(s *settings, max int) func() cutting {
+func newDelimited(s *settings, max int) (func() cutting, func([]byte) ([]byte, error)) {
 	start, end, c := s.bytes("start"), s.bytes("end"), newCheck(s)
 	for key, b := range map[string][]byte{"start": start, "end": end} {
 		if len(b) == 0 {
@@ -289,7 +356,14 @@ func newDelimited(s *settings, max int) func() cutting {
 		}
 		return n, payload, ""
 	}
-	return func() cutting { return &scanner{cut: cut, max: longest} }
+	wrap := func(p []byte) ([]byte, error) {
+		frame := append(c.add(slices.Concat(start, p), len(start)), end...)
+		if n, back, reason := cut(frame); n != len(frame) || reason != "" || !bytes.Equal(back, p) {
+			return nil, gateway.Errorf(gateway.ErrInvalid, "%q has the start or the end of a frame in it, or is too long for one", p)
+		}
+		return frame, nil
+	}
+	return func() cutting { return &scanner{cut: cut, max: longest} }, wrap
 }
 
 // names lists what a table holds, for error messages.

@@ -33,35 +33,6 @@ func TestCRC16(t *testing.T) {
 	}
 }
 
-// stuff is COBS, as a device does it.
-func stuff(p []byte) []byte {
-	var out []byte
-	for {
-		n := bytes.IndexByte(p, 0)
-		last := n < 0
-		if last {
-			n = len(p)
-		}
-		for n >= 254 {
-			out = append(append(out, 255), p[:254]...)
-			p, n = p[254:], n-254
-			if last && n == 0 {
-				return out
-			}
-		}
-		out = append(append(out, byte(n+1)), p[:n]...)
-		if last {
-			return out
-		}
-		p = p[n+1:]
-	}
-}
-
-func escape(p []byte) []byte {
-	p = bytes.ReplaceAll(p, []byte{0xdb}, []byte{0xdb, 0xdd})
-	return bytes.ReplaceAll(p, []byte{0xc0}, []byte{0xdb, 0xdc})
-}
-
 func ends(p []byte, name string) []byte {
 	sum := crcs[name].sum()(p)
 	if crcs[name].reflected {
@@ -374,7 +345,7 @@ func TestFramingErrors(t *testing.T) {
 		{Config{Framing: m{"cobs": m{"crcs": "arc"}}, Format: "raw"}, `framing.cobs.crcs: unknown key; there is crc`},
 		{Config{Framing: m{"cobs": m{"crc": m{"name": "arc", "over": "all"}}}, Format: "raw"}, `framing.cobs.crc.over: "all" is none of payload, frame`},
 		{Config{Framing: m{"cobs": "arc"}, Format: "raw"}, `framing.cobs: is a map`},
-		{Config{Framing: m{"line": m{"end": "0a"}}, Format: "raw"}, `framing.line.end: unknown key; there is `},
+		{Config{Framing: m{"line": m{"end": "0a"}}, Format: "raw"}, `framing.line.end: "0a" is none of lf, crlf, cr`},
 		{Config{Framing: m{"length": m{"size": int64(3)}}, Format: "raw"}, `framing.length.size: 3 is none of 1, 2, 4`},
 		{Config{Framing: m{"length": m{"size": int64(5)}}, Format: "raw"}, `framing.length.size: 5 is not between 1 and 4`},
 		{Config{Framing: m{"length": m{"counts": "all"}}, Format: "raw"}, `framing.length.counts: "all" is none of payload, rest, frame`},
@@ -402,5 +373,87 @@ func TestFramingErrors(t *testing.T) {
 		if _, err := New(Config{Protocol: "sds011"}, units); fmt.Sprint(err) != name {
 			t.Errorf("%v, want %s", err, name)
 		}
+	}
+}
+
+// What is framed for a device is what is read back, whatever bytes it is of; what a frame cannot hold is refused.
+func TestWrapIsTheInverse(t *testing.T) {
+	type m = map[string]any
+	for _, f := range []any{
+		"line", m{"line": m{"end": "crlf"}}, m{"line": m{"end": "cr"}}, "cobs", m{"cobs": m{"crc": "modbus"}}, "slip", m{"slip": m{"crc": "xmodem"}},
+		m{"length": nil}, m{"length": m{"size": int64(2), "endian": "big", "counts": "frame", "start": "aa55", "crc": m{"name": "x25", "over": "frame"}}},
+		m{"length": m{"size": int64(4), "counts": "rest", "crc": "sum8"}},
+		m{"delimited": m{"start": "02", "end": "03", "crc": "xor8"}}, m{"delimited": m{"start": "0202", "end": "0d0a"}},
+	} {
+		c, err := New(Config{Framing: f, Format: "raw"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		framed, rng := 0, rand.New(rand.NewPCG(1, 2))
+		for range 2000 {
+			p := make([]byte, 1+rng.IntN(600)>>rng.IntN(9))
+			for i := range p {
+				if p[i] = byte(rng.Uint32()); rng.IntN(3) == 0 {
+					p[i] = "\x00\x02\x03\r\n\xc0\xdb\xff"[rng.IntN(8)]
+				}
+			}
+			wire, err := c.Wrap(p)
+			if err != nil {
+				if !errors.Is(err, gateway.ErrInvalid) || f == "cobs" || f == "slip" {
+					t.Fatal(err)
+				}
+				continue
+			}
+			framed++
+			var got []string
+			s := c.Stream()
+			s.Feed(wire, func(fr Frame) {
+				got = append(got, fr.Garbage)
+				for _, r := range fr.Readings {
+					got = append(got, r.Value)
+				}
+			})
+			if len(got) != 2 || got[0] != "" || got[1] != string(p) {
+				t.Fatalf("%v: %x is sent as %x and read as %q", f, p, wire, got)
+			}
+		}
+		if framed < 100 {
+			t.Errorf("%v: only %d were framed", f, framed)
+		}
+	}
+	c, err := New(Config{Protocol: "nmea0183"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if wire, err := c.Wrap([]byte("PMTK220,1000")); string(wire) != "$PMTK220,1000*1F\r\n" {
+		t.Errorf("%q, %v", wire, err)
+	}
+	if _, err := c.Wrap([]byte("PMTK*")); !errors.Is(err, gateway.ErrInvalid) {
+		t.Error(err)
+	}
+	if c, _ = New(Config{Protocol: "sds011"}, nil); c != nil {
+		if _, err := c.Wrap(nil); !errors.Is(err, gateway.ErrInvalid) {
+			t.Error(err)
+		}
+	}
+}
+
+// A frame that is the answer to a command is no garbage; if it measures something, that is read.
+func TestAnswerIsNoGarbage(t *testing.T) {
+	c, err := New(Config{Format: "key=value"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.Stream()
+	s.Answer = func(p []byte) bool { return !bytes.Contains(p, []byte("noise")) }
+	var got []string
+	s.Feed([]byte("OK\nnoise\nt=1\n"), func(f Frame) {
+		got = append(got, f.Garbage)
+		for _, r := range f.Readings {
+			got = append(got, r.Name)
+		}
+	})
+	if want := []string{Malformed, "", "t"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

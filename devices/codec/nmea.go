@@ -3,6 +3,7 @@ package codec
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -30,8 +31,16 @@ func nmea0183() (framing, *Format) {
 			}
 		}
 	}
-	return framing{start: func() cutting { return &scanner{cut: cutSentence, max: maxSentence} }},
+	return framing{start: func() cutting { return &scanner{cut: cutSentence, max: maxSentence} }, wrap: wrapSentence},
 		&Format{typed: true, decode: decodeSentence, units: units}
+}
+
+// wrapSentence makes a sentence of what stands between its $ and its checksum.
+func wrapSentence(p []byte) ([]byte, error) {
+	if bytes.ContainsAny(p, "$!*\\\r\n") {
+		return nil, gateway.Errorf(gateway.ErrInvalid, "%q has one of $ ! * \\ or the end of a line in it", p)
+	}
+	return fmt.Appendf(nil, "$%s*%02X\r\n", p, xor8(p)), nil
 }
 
 func cutSentence(p []byte) (int, []byte, string) {

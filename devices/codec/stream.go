@@ -74,10 +74,24 @@ func New(cfg Config, measurements map[string]Measurement) (*Codec, error) {
 type Stream struct {
 	cutting
 	codec *Codec
+	// Answer, if not nil, sees the payload of every frame that came whole. One that it says is the answer
+	// to a command is no garbage, whatever it is.
+	Answer func(payload []byte) bool
 }
 
+// Wrap makes of a payload what is sent to the device. The error is gateway.ErrInvalid.
+func (c *Codec) Wrap(payload []byte) ([]byte, error) {
+	if c.wrap == nil {
+		return nil, gateway.Errorf(gateway.ErrInvalid, "the protocol takes no commands that Weir could frame")
+	}
+	return c.wrap(payload)
+}
+
+// Resume is what is sent before the next frame when one was sent in part only.
+func (c *Codec) Resume() []byte { return []byte(c.end) }
+
 // Stream begins to listen.
-func (c *Codec) Stream() *Stream { return &Stream{c.start(), c} }
+func (c *Codec) Stream() *Stream { return &Stream{cutting: c.start(), codec: c} }
 
 // Feed takes bytes that came, and emits a frame for every one that ends in them, garbage
 // included, in order. Frames are valid during the call.
@@ -97,7 +111,10 @@ func (s *Stream) frame(emit func(Frame)) func([]byte) {
 		}
 		var readings []Reading
 		if garbage == "" {
-			readings, garbage = s.codec.Decode(payload)
+			answer := s.Answer != nil && s.Answer(payload)
+			if readings, garbage = s.codec.Decode(payload); answer && garbage != "" {
+				return
+			}
 		}
 		if garbage != "" {
 			refuse(emit)(garbage, frame)

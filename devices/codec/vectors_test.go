@@ -1,6 +1,7 @@
 package codec
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -83,6 +84,9 @@ func TestVectors(t *testing.T) {
 			got, ok := unstuff(wire)
 			if want, _ := v.Expected["payload_hex"].(string); ok != v.Accept || ok && hex.EncodeToString(got) != want {
 				t.Errorf("%s %s: %x, %t", v.Source, v.FrameHex, got, ok)
+			}
+			if back := stuff(got); ok && !bytes.Equal(back, wire) {
+				t.Errorf("%s %x: %x, want %x", v.Source, got, back, wire)
 			}
 			continue
 		case "crc16_modbus":

@@ -4,7 +4,9 @@ package devicetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/weir-iot/weir/devices"
 	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/gateway"
 )
 
 // Rig is a driver and its device, which the suite plays.
@@ -28,6 +31,12 @@ type Rig struct {
 	// Stream: everything the device says arrives, in order. Without it only the newest
 	// value does, as from a register that is polled, and perhaps again and again.
 	Stream bool
+
+	// Of a driver that takes commands: something that can be set to a number from 1 to 100, and what the device
+	// was told so far, in order. Mute has it answer nothing from now on; nil: it never answers.
+	Setting string
+	Told    func() []string
+	Mute    func()
 }
 
 const (
@@ -144,6 +153,157 @@ func Conformance(t *testing.T, makeRig func(t *testing.T) *Rig) {
 			r.end()
 		}
 	})
+	conformWriter(func(name string, test func(*testing.T, *Rig)) {
+		run("commands: "+name, func(t *testing.T, rig *Rig) {
+			w, writes := rig.Driver.(devices.Writer)
+			if !writes || len(w.Settings()) == 0 {
+				t.Skip("it takes none")
+			}
+			test(t, rig)
+		})
+	})
+}
+
+// conformWriter runs the part of the suite that is for drivers that take commands.
+func conformWriter(run func(string, func(*testing.T, *Rig))) {
+	type answer struct {
+		err  error
+		took time.Duration
+	}
+	// write waits no longer than the promise, though the driver breaks it.
+	write := func(t *testing.T, rig *Rig, limit time.Duration, name, value string) error {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		answered := make(chan answer, 1)
+		began := time.Now()
+		go func() {
+			_, err := rig.Driver.(devices.Writer).Write(ctx, name, value)
+			answered <- answer{err, time.Since(began)}
+		}()
+		select {
+		case a := <-answered:
+			if a.took > limit+promised {
+				t.Errorf("Write returned after %v; its deadline was %v", a.took, limit)
+			}
+			return a.err
+		case <-time.After(limit + patience):
+			t.Fatal("Write does not return")
+			return nil
+		}
+	}
+	// told waits until the device was told n things: one that answers nothing is told later than sent.
+	told := func(rig *Rig, n int) []string {
+		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+			if got := rig.Told(); len(got) >= n || time.Now().After(end) {
+				return got
+			}
+		}
+	}
+	run("what is set arrives, in order, while readings go on", func(t *testing.T, rig *Rig) {
+		r := start(t, rig, nil)
+		r.next()
+		r.settle()
+		var want []string
+		for n := 1; n <= 10; n++ {
+			rig.Say(n)
+			if err := write(t, rig, patience, rig.Setting, fmt.Sprint(n)); err != nil {
+				t.Fatal(err)
+			}
+			r.await(n)
+			want = append(want, fmt.Sprint(n))
+		}
+		if got := told(rig, len(want)); !slices.Equal(got, want) {
+			t.Errorf("the device was told %v, want %v", got, want)
+		}
+		r.end()
+	})
+	run("several at once are told whole", func(t *testing.T, rig *Rig) {
+		r := start(t, rig, nil)
+		r.next()
+		r.settle()
+		var all sync.WaitGroup
+		want := map[string]bool{}
+		for n := 11; n <= 18; n++ {
+			want[fmt.Sprint(n)] = true
+			all.Go(func() {
+				if err := write(t, rig, patience, rig.Setting, fmt.Sprint(n)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		got := told(rig, len(want))
+		for _, v := range got {
+			if !want[v] {
+				t.Errorf("the device was told %q", v)
+			}
+			delete(want, v)
+		}
+		if len(want) > 0 {
+			t.Errorf("the device was not told %v", want)
+		}
+		r.end()
+	})
+	run("what cannot be set is refused and never sent", func(t *testing.T, rig *Rig) {
+		settings := rig.Driver.(devices.Writer).Settings()
+		if !slices.IsSortedFunc(settings, func(a, b codec.Setting) int { return strings.Compare(a.Name, b.Name) }) ||
+			!slices.ContainsFunc(settings, func(s codec.Setting) bool { return s.Name == rig.Setting }) {
+			t.Errorf("settings %v", settings)
+		}
+		r := start(t, rig, nil)
+		r.next()
+		r.settle()
+		for name, value := range map[string]string{"no such thing": "1", rig.Setting: "many"} {
+			if err := write(t, rig, patience, name, value); !errors.Is(err, gateway.ErrInvalid) {
+				t.Errorf("%s=%s: %v", name, value, err)
+			}
+		}
+		if got := rig.Told(); len(got) > 0 {
+			t.Errorf("the device was told %v", got)
+		}
+		r.end()
+	})
+	run("nobody is there to be told", func(t *testing.T, rig *Rig) {
+		r := start(t, rig, nil)
+		r.next()
+		rig.Unplug()
+		r.ends()
+		if err := write(t, rig, 5*time.Second, rig.Setting, "1"); !errors.Is(err, gateway.ErrTransient) {
+			t.Errorf("unplugged: %v", err)
+		}
+	})
+	run("a device that says nothing any more", func(t *testing.T, rig *Rig) {
+		if rig.Mute == nil {
+			t.Skip("it never does")
+		}
+		r := start(t, rig, nil)
+		r.next()
+		r.settle()
+		rig.Mute()
+		for range 2 {
+			if err := write(t, rig, 300*time.Millisecond, rig.Setting, "1"); err == nil {
+				t.Error("nothing was said, and it is done")
+			}
+		}
+		if got := rig.Told(); len(got) > 2 {
+			t.Errorf("two writes, and the device was told %v", got)
+		}
+		r.cancel()
+		r.ends()
+	})
+	run("cancelled before it began", func(t *testing.T, rig *Rig) {
+		r := start(t, rig, nil)
+		r.next()
+		r.settle()
+		if err := write(t, rig, 0, rig.Setting, "1"); err == nil {
+			t.Error("no error")
+		}
+		if got := rig.Told(); len(got) > 0 {
+			t.Errorf("the device was told %v", got)
+		}
+		r.end()
+	})
 }
 
 type frame struct {
@@ -194,6 +354,9 @@ func start(t *testing.T, rig *Rig, block func(context.Context)) *runner {
 			values := make([]string, len(f.Readings))
 			for i, v := range f.Readings {
 				values[i] = v.Name + "=" + v.Value
+			}
+			if len(f.Readings) == 1 && f.Readings[0].Name == rig.Setting { // not what the device was made to say
+				return
 			}
 			r.mu.Lock()
 			r.frames = append(r.frames, frame{strings.Join(values, " "), f.Garbage})

@@ -2,9 +2,11 @@ package modbus_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -27,13 +29,37 @@ func driver(t *testing.T, cfg modbus.BusConfig) *modbus.Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var seq modbus.Register
-	seq.Holding = modbus.At(0)
-	d, err := modbus.New(modbus.Config{UnitID: 3, Interval: time.Millisecond, Registers: map[string]modbus.Register{"seq": seq}}, bus, 0)
+	var seq, level modbus.Register
+	changes := 0.0
+	seq.Holding, level.Holding = modbus.At(0), modbus.At(1000)
+	level.Write, level.Interval, level.Deadband = true, time.Hour, &changes
+	d, err := modbus.New(modbus.Config{UnitID: 3, Interval: time.Millisecond, Registers: map[string]modbus.Register{"seq": seq, "level": level}}, bus, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// newSlave has the registers, and notes what level is set to.
+func newSlave() (slave *modbusslave.Slave, told func() []string) {
+	slave = modbusslave.New(1)
+	slave.Set(modbusslave.Holding, 0, 0)
+	slave.Set(modbusslave.Holding, 1000, 0)
+	var mu sync.Mutex
+	var all []string
+	last := uint16(0)
+	slave.Refresh(func() { // a write is read back, so none is missed
+		mu.Lock()
+		defer mu.Unlock()
+		if now := slave.Get(modbusslave.Holding, 1000); now != last {
+			last, all = now, append(all, fmt.Sprint(now))
+		}
+	})
+	return slave, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(all)
+	}
 }
 
 // served runs serve, one after the other, in a goroutine that is there before the suite looks for
@@ -55,8 +81,7 @@ func TestConformanceRTU(t *testing.T) {
 	serve := served(t)
 	devicetest.Conformance(t, func(t *testing.T) *devicetest.Rig {
 		link := filepath.Join(t.TempDir(), "rs485")
-		slave := modbusslave.New(1)
-		slave.Set(modbusslave.Holding, 0, 0)
+		slave, told := newSlave()
 		line := &modbusslave.Line{Slaves: map[byte]*modbusslave.Slave{3: slave}}
 		var tty *pty.PTY
 		plug := func() {
@@ -74,7 +99,8 @@ func TestConformanceRTU(t *testing.T) {
 			Say:    func(n int) { slave.Set(modbusslave.Holding, 0, uint16(n)) },
 			Noise:  func() { slave.Behave(modbusslave.Habit{Noise: 9, Spoilt: true}, 1) },
 			Unplug: func() { tty.Close() },
-			Plug:   plug,
+			Plug:   plug, Setting: "level", Told: told,
+			Mute: func() { slave.Behave(modbusslave.Habit{Dead: true}, -1) },
 		}
 	})
 }
@@ -91,8 +117,7 @@ func TestConformanceTCP(t *testing.T) {
 func conformanceTCP(t *testing.T, framing string, one func(*modbusslave.Line, io.ReadWriter) error, noise modbusslave.Habit) {
 	serve := served(t)
 	devicetest.Conformance(t, func(t *testing.T) *devicetest.Rig {
-		slave := modbusslave.New(1)
-		slave.Set(modbusslave.Holding, 0, 0)
+		slave, told := newSlave()
 		line := &modbusslave.Line{Slaves: map[byte]*modbusslave.Slave{3: slave}}
 		address := "127.0.0.1:0"
 		var unplug func()
@@ -118,7 +143,8 @@ func conformanceTCP(t *testing.T, framing string, one func(*modbusslave.Line, io
 			Say:    func(n int) { slave.Set(modbusslave.Holding, 0, uint16(n)) },
 			Noise:  func() { slave.Behave(noise, 1) },
 			Unplug: func() { unplug() },
-			Plug:   plug,
+			Plug:   plug, Setting: "level", Told: told,
+			Mute: func() { slave.Behave(modbusslave.Habit{Dead: true}, -1) },
 		}
 	})
 }

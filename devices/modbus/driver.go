@@ -20,6 +20,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/weir-iot/weir/devices/codec"
@@ -224,6 +226,17 @@ func (r *reader) report(readings []codec.Reading, reg *register, v value) []code
 	return append(readings, codec.Reading{Name: reg.name, Value: v.text, Unit: reg.unit, Quality: v.quality})
 }
 
+// Settings are the registers that may be written.
+func (d *Driver) Settings() (all []codec.Setting) {
+	for _, r := range d.registers {
+		if r.write {
+			all = append(all, r.setting())
+		}
+	}
+	slices.SortFunc(all, func(a, b codec.Setting) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
 // Write sets the measurement name to value and returns what the slave says after that. It may be
 // called at any time, also while Run runs. It keeps the promises of devices.Writer.
 func (d *Driver) Write(ctx context.Context, name, value string) (string, error) {
@@ -237,6 +250,12 @@ func (d *Driver) Write(ctx context.Context, name, value string) (string, error) 
 	words, raw, err := reg.encode(value)
 	if err != nil {
 		return "", err
+	}
+	select {
+	case d.writing <- struct{}{}:
+		defer func() { <-d.writing }()
+	case <-ctx.Done():
+		return "", gateway.Errorf(gateway.ErrTransient, "not written: %w", ctx.Err())
 	}
 	if err := d.bus.down(d.unit); err != nil {
 		return "", gateway.Errorf(gateway.ErrTransient, "%w", err)

@@ -628,6 +628,39 @@ func (r *register) encode(s string) (w []uint16, raw uint64, err error) {
 	return w, raw, nil
 }
 
+// setting is how r is set.
+func (r *register) setting() codec.Setting {
+	s := codec.Setting{Name: r.name}
+	switch {
+	case r.enum != nil:
+		s.Form, s.Options = codec.Choice, slices.Sorted(maps.Keys(r.values))
+	case r.kind == "bool" || r.flag():
+		s.Form, s.Options = codec.Switch, []string{"true", "false"}
+	case r.kind == "string":
+		s.Form = codec.Text
+	default:
+		s.Form, s.Step = codec.Numeric, math.Abs(r.scale.float())
+		if width := float64(r.width()); r.float {
+			s.Step = 0
+		} else if width <= 32 && !r.bcd {
+			low, high := 0.0, math.Exp2(width)-1
+			if r.signed {
+				low, high = -math.Exp2(width-1), math.Exp2(width-1)-1
+			}
+			a, b := low*r.scale.float()+r.offset.float(), high*r.scale.float()+r.offset.float()
+			low, high = min(a, b), max(a, b)
+			s.Min, s.Max = &low, &high
+		}
+		if r.min != nil {
+			s.Min = r.min
+		}
+		if r.max != nil {
+			s.Max = r.max
+		}
+	}
+	return s
+}
+
 func (r *register) bounds() string {
 	var parts []string
 	if r.min != nil {

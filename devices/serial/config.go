@@ -1,13 +1,20 @@
 package serial
 
 import (
+	"errors"
+	"maps"
+	"slices"
+
 	"github.com/weir-iot/weir/devices/codec"
 	"github.com/weir-iot/weir/devices/serial/port"
+	"github.com/weir-iot/weir/gateway"
 )
 
 // Config is a serial device's own part of its section.
 type Config struct {
 	port.Config `yaml:",inline"`
+	// Commands are what can be sent to the device, by name.
+	Commands map[string]Command `yaml:"commands"`
 }
 
 // New returns a driver for the device that cfg describes, whose bytes c decodes. Errors are
@@ -17,5 +24,16 @@ func New(cfg Config, c *codec.Codec) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Driver{port: p, codec: c}, nil
+	d := &Driver{port: p, codec: c, commands: map[string]*command{}, turn: make(chan struct{}, 1)}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Commands)) {
+		if d.commands[name], err = newCommand(name, cfg.Commands[name], c); err != nil {
+			key := "commands." + name
+			var deeper *gateway.KeyError
+			if errors.As(err, &deeper) {
+				key, err = key+"."+deeper.Key, deeper.Err
+			}
+			return nil, &gateway.KeyError{Key: key, Err: err}
+		}
+	}
+	return d, nil
 }

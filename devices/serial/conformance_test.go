@@ -1,11 +1,15 @@
 package serial_test
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/weir-iot/weir/devices/codec"
@@ -20,11 +24,23 @@ type language struct {
 	config codec.Config
 	say    func(n int) []byte
 	noise  string
+	set    serial.Command           // sets level
+	heard  func(sent []byte) string // what a command's bytes, which end it, say that level is
+	answer func(level string) []byte
 }
+
+var percent = 100.0
 
 type m = map[string]any
 
-var lines = language{codec.Config{Format: "key=value"}, func(n int) []byte { return fmt.Appendf(nil, "seq=%d\r\n", n) }, "\x00\xff noise\r\n"}
+var lines = language{codec.Config{Format: "key=value"}, func(n int) []byte { return fmt.Appendf(nil, "seq=%d\r\n", n) }, "\x00\xff noise\r\n",
+	serial.Command{Write: "set {value}", Max: &percent, Reply: `^ok (\d+)$`},
+	func(sent []byte) string {
+		text, _ := strings.CutPrefix(string(sent), "set ")
+		return strings.TrimSuffix(text, "\n")
+	},
+	func(level string) []byte { return []byte("ok " + level + "\n") },
+}
 
 // Two that are binary: one that has ends, and one that says how long it is.
 var (
@@ -45,6 +61,9 @@ var (
 			return append(append(append(out, byte(code)), group...), 0)
 		},
 		"\x07\xff\x00",
+		serial.Command{Write: "{value}", Max: &percent},
+		func(sent []byte) string { return string(sent[2 : len(sent)-1]) }, // without the ends and the code
+		nil,
 	}
 	lengths = language{
 		codec.Config{Framing: m{"length": m{"start": "aa55", "endian": "big", "size": int64(2), "crc": "sum8"}}, Format: "json"},
@@ -57,22 +76,76 @@ var (
 			return append(append([]byte{0xaa, 0x55, 0, byte(len(text))}, text...), sum)
 		},
 		"\x00\xff\xaa noise",
+		serial.Command{Hex: "ca{value}0d0a", Values: hexes(), Reply: `"level":`},
+		func(sent []byte) string { return fmt.Sprint(sent[1] - 128) },
+		func(level string) []byte {
+			text := `{"level":` + level + "}"
+			sum := byte(0)
+			for _, b := range []byte(text) {
+				sum += b
+			}
+			return append(append([]byte{0xaa, 0x55, 0, byte(len(text))}, text...), sum)
+		},
 	}
 )
+
+// hexes are the numbers up to 100 as a byte each, none of which ends a command.
+func hexes() map[string]string {
+	all := map[string]string{}
+	for n := 1; n <= 100; n++ {
+		all[fmt.Sprint(n)] = fmt.Sprintf("%02x", 128+n)
+	}
+	return all
+}
 
 // bench is a rig whose device is a pseudo-terminal.
 type bench struct {
 	*devicetest.Rig
 	port *pty.PTY
+
+	saying sync.Mutex // what the device says is said whole
+
+	mu   sync.Mutex
+	told []string
+	mute bool
 }
 
-func newBench(t *testing.T, l language) *bench {
+// listen is the device's own program: it does as it is told and says so.
+func (b *bench) listen(p *pty.PTY, l language) {
+	end := byte('\n')
+	if l.config.Framing == "cobs" {
+		end = 0
+	}
+	for in := bufio.NewReader(p); ; {
+		sent, err := in.ReadBytes(end)
+		if err != nil {
+			return
+		}
+		if len(sent) == 1 { // the end before a frame
+			next, err := in.ReadBytes(end)
+			if err != nil {
+				return
+			}
+			sent = append(sent, next...)
+		}
+		level := l.heard(sent)
+		b.mu.Lock()
+		b.told = append(b.told, level)
+		mute := b.mute
+		b.mu.Unlock()
+		if l.answer != nil && !mute {
+			b.send(l.answer(level))
+		}
+	}
+}
+
+func newBench(t *testing.T, l language, serve chan<- func()) *bench {
 	link := filepath.Join(t.TempDir(), "device")
 	c, err := codec.New(l.config, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := serial.New(serial.Config{Config: port.Config{Port: link}}, c)
+	d, err := serial.New(serial.Config{Config: port.Config{Port: link}, Commands: map[string]serial.Command{"level": l.set}}, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,8 +159,23 @@ func newBench(t *testing.T, l language) *bench {
 			if b.port, err = pty.Open(link); err != nil {
 				t.Fatal(err)
 			}
+			p := b.port
+			serve <- func() { b.listen(p, l) }
 		},
-		Stream: true,
+		Stream:  true,
+		Setting: "level",
+		Told: func() []string {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return slices.Clone(b.told)
+		},
+	}
+	if l.answer != nil {
+		b.Rig.Mute = func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.mute = true
+		}
 	}
 	b.Plug()
 	t.Cleanup(func() { b.port.Close() })
@@ -96,6 +184,8 @@ func newBench(t *testing.T, l language) *bench {
 
 // send says it all: this device has patience.
 func (b *bench) send(wire []byte) {
+	b.saying.Lock()
+	defer b.saying.Unlock()
 	for len(wire) > 0 {
 		n, err := b.port.Write(wire)
 		wire = wire[n:]
@@ -105,17 +195,33 @@ func (b *bench) send(wire []byte) {
 	}
 }
 
+// served runs what it is sent, one after the other, in a goroutine that is there before the suite looks for
+// leaks.
+func served(t *testing.T) chan<- func() {
+	work := make(chan func())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for f := range work {
+			f()
+		}
+	}()
+	t.Cleanup(func() { close(work); <-done })
+	return work
+}
+
 func TestConformance(t *testing.T) {
 	for name, l := range map[string]language{"lines": lines, "cobs": cobs, "length": lengths} {
 		t.Run(name, func(t *testing.T) {
-			devicetest.Conformance(t, func(t *testing.T) *devicetest.Rig { return newBench(t, l).Rig })
+			serve := served(t)
+			devicetest.Conformance(t, func(t *testing.T) *devicetest.Rig { return newBench(t, l, serve).Rig })
 		})
 	}
 }
 
 // What a weather station sends over a bad contact.
 func TestPlayback(t *testing.T) {
-	b := newBench(t, lines)
+	b := newBench(t, lines, served(t))
 	wire, err := os.ReadFile("testdata/weather.wire")
 	if err != nil {
 		t.Fatal(err)

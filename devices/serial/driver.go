@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/weir-iot/weir/devices/codec"
@@ -16,8 +17,13 @@ import (
 
 // Driver reads one port.
 type Driver struct {
-	port  *port.Port
-	codec *codec.Codec
+	port     *port.Port
+	codec    *codec.Codec
+	commands map[string]*command
+	turn     chan struct{}           // who has put something in may send
+	partial  bool                    // what was sent last was not sent whole; for who may send
+	open     atomic.Pointer[line]    // nil while the port is not
+	waiting  atomic.Pointer[waiting] // the command that is waiting for its reply
 }
 
 // Run opens the port and emits its frames until ctx ends, the port goes, or it
@@ -27,7 +33,14 @@ func (d *Driver) Run(ctx context.Context, emit func(codec.Frame)) error {
 	if err != nil {
 		return fmt.Errorf("port %s: %w", d.port, err)
 	}
-	defer p.Close()
+	l := &line{p, make(chan struct{})}
+	d.open.Store(l)
+	defer func() {
+		d.open.Store(nil)
+		close(l.closed)
+		port.Discard(p)
+		p.Close()
+	}()
 	stop := context.AfterFunc(ctx, func() { p.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 
@@ -46,12 +59,12 @@ func (d *Driver) read(ctx context.Context, p *os.File, emit func(codec.Frame)) e
 	// Did we begin to listen in the middle of a frame, whose rest could pass for a whole one
 	// ("2.34 kg" of "12.34 kg")? If nothing comes for a while nobody was sending, and the next
 	// byte begins a frame.
-	s := d.codec.Stream()
+	s := d.stream()
 	s.SkipPartial()
 	buf := make([]byte, 4096)
 	n, err := d.within(ctx, p, buf)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		s, err = d.codec.Stream(), nil
+		s, err = d.stream(), nil
 	}
 	for ctx.Err() == nil {
 		s.Feed(buf[:n], emit)
@@ -68,6 +81,12 @@ func (d *Driver) read(ctx context.Context, p *os.File, emit func(codec.Frame)) e
 		}
 	}
 	return ctx.Err()
+}
+
+func (d *Driver) stream() *codec.Stream {
+	s := d.codec.Stream()
+	s.Answer = d.answers
+	return s
 }
 
 // within reads what comes in a while that no device pauses inside a frame; if nothing does

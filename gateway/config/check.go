@@ -50,6 +50,7 @@ func (c *Config) check(root *node) Errors {
 	k.gateway()
 	k.journal()
 	k.health()
+	k.discovery()
 	k.routes()
 	k.downlinks()
 	k.auth()
@@ -171,6 +172,18 @@ func (k *checker) health() {
 		k.fail(at("health", "topic"), "%v", err)
 	} else if strings.HasPrefix(h.Topic, "$") {
 		k.fail(at("health", "topic"), "topics that begin with $ are the broker's own and are not stored")
+	}
+}
+
+func (k *checker) discovery() {
+	d := k.Config.Discovery
+	if !slices.Contains([]string{"auto", "true", "false"}, d.Enabled) {
+		k.fail(at("discovery", "enabled"), "enabled is true, false or auto, and not %q", d.Enabled)
+	}
+	if err := gateway.ValidateTopic(d.Prefix); err != nil {
+		k.fail(at("discovery", "prefix"), "%v", err)
+	} else if strings.HasPrefix(d.Prefix, "$") || strings.HasSuffix(d.Prefix, "/") {
+		k.fail(at("discovery", "prefix"), "prefix %q cannot begin with $ or end in /", d.Prefix)
 	}
 }
 

@@ -19,6 +19,7 @@ type Config struct {
 	Listeners Listeners
 	Journal   Journal
 	Health    Health
+	Discovery Discovery
 	Buses     map[string]Section // by id; lines and connections that devices share
 	Devices   map[string]Section // by id; the driver decodes its own
 	Uplinks   map[string]Section // by id; the sink decodes its own
@@ -73,6 +74,14 @@ type Health struct {
 	Interval time.Duration
 	// Topic is where, with {gateway} and {site}. Default weir/{gateway}/health.
 	Topic string
+}
+
+// Discovery is whether Home Assistant is told what devices there are.
+type Discovery struct {
+	// Enabled is true, false, or auto, the default: from when Home Assistant was first seen at this gateway.
+	Enabled string
+	// Prefix is of the topics on which Home Assistant listens; default homeassistant.
+	Prefix string
 }
 
 // Route sends what its topics match to an uplink. A topic that several routes of one uplink match
@@ -168,9 +177,10 @@ func Load(file string) (*Config, error) {
 
 func defaults() *Config {
 	c := &Config{
-		Gateway: Gateway{ID: hostID(os.Hostname()), Site: "weir"},
-		Journal: Journal{MaxSize: 2 << 30, MaxAge: 7 * 24 * time.Hour, MinFree: Share{Percent: 5}, FlushInterval: time.Second},
-		Health:  Health{Interval: time.Minute, Topic: "weir/{gateway}/health"},
+		Gateway:   Gateway{ID: hostID(os.Hostname()), Site: "weir"},
+		Journal:   Journal{MaxSize: 2 << 30, MaxAge: 7 * 24 * time.Hour, MinFree: Share{Percent: 5}, FlushInterval: time.Second},
+		Health:    Health{Interval: time.Minute, Topic: "weir/{gateway}/health"},
+		Discovery: Discovery{Enabled: "auto", Prefix: "homeassistant"},
 	}
 	c.Listeners.MQTT.Address = "127.0.0.1:1883"
 	c.Listeners.HTTP.Address = "127.0.0.1:8080"

@@ -90,6 +90,6 @@ func (r *Reporter) tell(ctx context.Context) error {
 	return r.o.Ingest(ctx, &gateway.Event{
 		Topic: r.o.Topic, Payload: payload, QoS: 1, Retain: true, ContentType: "application/json", UTF8: true,
 		// A device, so that it has something to say where a far end's topic has {device} in it.
-		Origin: gateway.Origin{Via: "weir", ID: r.o.GatewayID},
+		Origin: gateway.Origin{Via: gateway.ViaWeir, ID: r.o.GatewayID},
 	}, nil)
 }

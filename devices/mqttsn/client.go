@@ -51,7 +51,7 @@ type client struct {
 	// Of the connection.
 	link      *link
 	connect   []byte    // the CONNECT that made it
-	since     time.Time // of CONNACK
+	since     time.Time // of the last CONNACK
 	heard     bool      // something has come since
 	keepAlive time.Duration
 	sleep     time.Duration
@@ -89,15 +89,17 @@ type publish struct {
 }
 
 // recent are the publishes that were dealt with last. UDP may bring a datagram twice, and late: what comes again
-// after its answer must not become a second event.
+// after its answer must not become a second event, also when the client has connected again meanwhile.
 type recent struct {
 	last [16]struct {
 		publish
-		at time.Time
+		at   time.Time
+		from int // which connection
 	}
-	n      int
-	msgID  uint16
-	varies bool // the client does not give everything the same MsgId
+	n          int
+	connection int
+	msgID      uint16
+	varies     bool // the client does not give everything the same MsgId
 }
 
 // copies is how long a network may take to bring the same datagram again.
@@ -105,7 +107,7 @@ const copies = time.Second
 
 func (r *recent) add(p publish) {
 	l := &r.last[r.n%len(r.last)]
-	l.publish, l.at = p, time.Now()
+	l.publish, l.at, l.from = p, time.Now(), r.connection
 	r.n++
 }
 
@@ -116,10 +118,11 @@ func (r *recent) note(id uint16) {
 }
 
 // has tells whether p is one of them again: it says so itself (DUP), or it is so soon and so much the same that the
-// network made two of one.
+// network made two of one. What a client says with DUP is of this connection: a node that was switched off begins with
+// the same MsgIds.
 func (r *recent) has(p publish, dup bool) bool {
 	for _, l := range r.last {
-		if l.publish == p && (dup || r.varies && time.Since(l.at) < copies) {
+		if l.publish == p && (dup && l.from == r.connection || r.varies && time.Since(l.at) < copies) {
 			return true
 		}
 	}
@@ -147,7 +150,7 @@ func (c *client) replace() {
 
 func (c *client) run(ctx context.Context) {
 	c.ctx = ctx
-	defer c.g.forget(ctx, c, c.gone)
+	defer c.g.forget(ctx, c)
 	defer func() {
 		if r := recover(); r != nil {
 			c.log.Error("panic in an MQTT-SN client", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
@@ -337,9 +340,10 @@ func (c *client) greet(m message) {
 	case again && c.resting():
 		c.move(m.from)
 		c.enter(active)
+		c.heard = false
 		c.renew()
 		c.accept()
-	case again && c.state == active && m.from == c.peer && (!c.heard || time.Since(c.since) < time.Second):
+	case again && c.state == active && m.from == c.peer && (!c.heard || time.Since(c.since) < copies):
 		c.accept()
 	case m.Will:
 		c.endDialog()
@@ -400,7 +404,7 @@ func (c *client) establish(m message, w will) {
 	c.predefined = map[string]uint16{}
 	c.publishing, c.stored = map[uint16]publish{}, map[uint16]publish{}
 	c.releasing, c.asking = map[uint16]bool{}, map[uint16]subscription{}
-	c.done = recent{}
+	c.done.connection++
 	c.down = down{}
 	c.move(m.from)
 	c.connect, c.keepAlive, c.keepsWill = m.raw, time.Duration(m.Duration)*time.Second, !m.Clean
@@ -411,7 +415,10 @@ func (c *client) establish(m message, w will) {
 	c.link.write(connectPacket(c.id, m.Clean))
 }
 
-func (c *client) accept() { c.send(packet.Packet{Type: packet.Connack, Code: packet.Accepted}) }
+func (c *client) accept() {
+	c.since = time.Now()
+	c.send(packet.Packet{Type: packet.Connack, Code: packet.Accepted})
+}
 
 // refuse ends a connection that has not become one.
 func (c *client) refuse(code packet.Code) {
@@ -469,7 +476,7 @@ func (c *client) fromBroker(p received) {
 			return
 		}
 		c.enter(active)
-		c.since, c.heard = time.Now(), false
+		c.heard = false
 		c.renew()
 		c.accept()
 	case mqttPublish, mqttPubrel:
@@ -546,6 +553,9 @@ func (c *client) publish(m message) {
 	topic, code := c.g.topic(m, c.topics)
 	switch {
 	case code != packet.Accepted:
+		if m.TopicType == packet.Normal {
+			c.topics.refuse(m.TopicID)
+		}
 		answer(code)
 		return
 	case m.QoS <= 0:
@@ -563,12 +573,12 @@ func (c *client) publish(m message) {
 	flying, pending := c.publishing[m.MsgID]
 	switch {
 	case pending && flying == pub:
-	case pending, len(c.publishing) >= maxInFlight, len(c.stored) >= maxUnreleased && m.QoS == 2 && c.stored[m.MsgID] != pub:
-		answer(packet.Congestion)
 	case m.QoS == 1 && c.done.has(pub, m.Dup):
 		answer(packet.Accepted)
-	case m.QoS == 2 && c.done.has(pub, m.Dup):
+	case m.QoS == 2 && (c.stored[m.MsgID] == pub || c.done.has(pub, m.Dup)):
 		c.send(packet.Packet{Type: packet.Pubrec, MsgID: m.MsgID})
+	case pending, len(c.publishing) >= maxInFlight, len(c.stored) >= maxUnreleased:
+		answer(packet.Congestion)
 	default:
 		c.publishing[m.MsgID] = pub
 		c.link.write(publishPacket(topic, m.QoS, m.Retain, m.Dup, m.MsgID, m.Data))

@@ -84,8 +84,15 @@ type Gateway struct {
 	clients  map[string]*client // by client id
 	peers    map[peer]*client
 	wills    map[string]will // of clients that keep theirs, by client id
-	departed [64]peer        // who has said goodbye lately, and may not have heard the answer
+	departed [64]departed    // clients that were here lately
 	next     int             // of departed
+}
+
+// departed is what is kept for a while of a client that is gone, because datagrams of its may still be on their way.
+type departed struct {
+	id   string
+	peer peer // if it said goodbye: it may not have heard the answer
+	done recent
 }
 
 // Conn is a UDP socket, as far as it is needed: *net.UDPConn.
@@ -312,6 +319,11 @@ func (g *Gateway) admit(ctx context.Context, m message) {
 		c := g.clients[id]
 		if full = c == nil && len(g.clients) >= g.o.MaxClients; c == nil && !full && !g.closing {
 			c = newClient(g, id, account)
+			for _, d := range g.departed {
+				if d.id == id && d.done.connection >= c.done.connection { // the last one
+					c.done = d.done
+				}
+			}
 			g.clients[id] = c
 			g.work.Go(func() { c.run(ctx) })
 		}
@@ -345,8 +357,8 @@ func (g *Gateway) stranger(m message) {
 	case packet.Disconnect:
 		g.mu.Lock()
 		recent := false
-		for _, p := range g.departed {
-			recent = recent || p == m.from
+		for _, d := range g.departed {
+			recent = recent || d.peer == m.from
 		}
 		g.mu.Unlock()
 		if recent {
@@ -386,7 +398,7 @@ func (g *Gateway) unbind(c *client, p peer) {
 }
 
 // forget takes c out, and hands on what came for it meanwhile: it may be the CONNECT of what follows.
-func (g *Gateway) forget(ctx context.Context, c *client, departed bool) {
+func (g *Gateway) forget(ctx context.Context, c *client) {
 	g.mu.Lock()
 	delete(g.clients, c.id)
 	for _, p := range []peer{c.peer, c.dialog.from} {
@@ -394,10 +406,12 @@ func (g *Gateway) forget(ctx context.Context, c *client, departed bool) {
 			delete(g.peers, p)
 		}
 	}
-	if departed {
-		g.departed[g.next] = c.peer
-		g.next = (g.next + 1) % len(g.departed)
+	d := departed{id: c.id, done: c.done}
+	if c.gone {
+		d.peer = c.peer
 	}
+	g.departed[g.next] = d
+	g.next = (g.next + 1) % len(g.departed)
 	closing := g.closing
 	g.mu.Unlock()
 	if closing {

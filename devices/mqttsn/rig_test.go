@@ -276,9 +276,10 @@ type rig struct {
 	stop   func()
 	ingest *gateway.Gateway
 
-	mu      sync.Mutex
-	dropped map[string]int
-	closers []func()
+	restarts int
+	mu       sync.Mutex
+	dropped  map[string]int
+	closers  []func()
 }
 
 const (
@@ -392,6 +393,7 @@ func (r *rig) start(events []*gateway.Event) {
 // restart is the gateway's, with everything stored kept.
 func (r *rig) restart() {
 	r.t.Helper()
+	r.restarts++
 	r.stop()
 	e := r.ether
 	e.mu.Lock()

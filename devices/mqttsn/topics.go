@@ -11,6 +11,9 @@ type topics struct {
 	names map[uint16]*topic
 	ids   map[string]*topic
 	taken func(id uint16) bool // by a predefined topic
+	// spent are ids that were refused. They mean nothing from then on, or a late copy of the publish that was refused
+	// would be taken in beside the one that the client made of it with the id it asked for then.
+	spent map[uint16]bool
 	clock uint64
 }
 
@@ -23,11 +26,18 @@ type topic struct {
 }
 
 func newTopics(taken func(uint16) bool) *topics {
-	return &topics{names: map[uint16]*topic{}, ids: map[string]*topic{}, taken: taken}
+	return &topics{names: map[uint16]*topic{}, ids: map[string]*topic{}, spent: map[uint16]bool{}, taken: taken}
 }
 
 // get is the topic that a client means by id; nil if it means none.
 func (t *topics) get(id uint16) *topic { return t.names[id] }
+
+// refuse says that id means nothing.
+func (t *topics) refuse(id uint16) {
+	if len(t.spent) < maxTopics {
+		t.spent[id] = true
+	}
+}
 
 // find is the topic of that name, if it has an id.
 func (t *topics) find(name string) *topic { return t.ids[name] }
@@ -56,7 +66,7 @@ func (t *topics) add(name string) *topic {
 	for {
 		sum := h.Sum32()
 		id := uint16(sum ^ sum>>16)
-		if id != 0 && id != 0xFFFF && t.names[id] == nil && !t.taken(id) { // §5.3.11: both are reserved
+		if id != 0 && id != 0xFFFF && t.names[id] == nil && !t.taken(id) && !t.spent[id] { // §5.3.11: both are reserved
 			p := &topic{name: name, id: id, used: t.clock}
 			t.ids[name], t.names[id] = p, p
 			return p

@@ -107,11 +107,14 @@ func New(conn net.Conn, o Options) *Client {
 	return c
 }
 
-// forget is what a node that was switched on knows.
+// forget is what a node that begins a connection knows: of an earlier one, at most what has to be once.
 func (c *Client) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ids, c.names, c.held, c.done = map[string]uint16{}, map[uint16]string{}, map[uint16]bool{}, nil
+	c.ids, c.names = map[string]uint16{}, map[uint16]string{}
+	if c.o.Clean || c.held == nil {
+		c.held, c.done = map[uint16]bool{}, nil
+	}
 	c.down = make(chan struct{})
 }
 
@@ -278,8 +281,13 @@ func answering(id uint16, types ...packet.Type) func(packet.Packet) bool {
 
 // Connect connects, or wakes up for good. The error is a *Refused, ErrNoAnswer, or ctx's.
 func (c *Client) Connect(ctx context.Context) error {
-	if !c.asleep {
+	select {
+	case <-c.down:
 		c.forget()
+	default:
+		if !c.asleep {
+			c.forget()
+		}
 	}
 	dialing := func(now bool) {
 		c.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/bridge/web"
+	"github.com/weir-iot/weir/firmware-sim/sim"
 	"github.com/weir-iot/weir/firmware-sim/sim/snclient"
 )
 
@@ -196,6 +198,49 @@ roles:
 		}
 	}
 	weir.end() // with a node that sleeps
+}
+
+// The simulated node that sleeps publishes when it wakes up, and does what it was told meanwhile.
+func TestSimulatedNode(t *testing.T) {
+	udp := freeUDP(t)
+	weir := startRig(t, fmt.Sprintf("  mqttsn: {address: %q}\n", udp))
+	ledger := sim.NewLedger()
+	fleet, err := sim.Open(sim.Config{MQTTSN: udp, Site: "s", Rate: 50, Only: []string{"mailbox"}, Sent: ledger.Sent, Answered: ledger.Answered})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { fleet.Run(ctx) })
+	defer func() {
+		cancel()
+		running.Wait()
+		if err := fleet.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	wait := func(topic, want string) {
+		t.Helper()
+		for end := time.Now().Add(startTimeout); ; pause(ctx, 20*time.Millisecond) {
+			got := weir.history(topic)
+			if want == "" && len(got) > 3 || slices.Contains(got, want) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: %q", topic, got)
+			}
+		}
+	}
+	wait("s/mailbox/battery", "")
+	resp, err := http.Post("http://"+weir.http+"/api/publish", "application/json", strings.NewReader(`{"topic": "s/mailbox/set", "payload": "flag up", "qos": 1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	wait("s/mailbox/shown", `"flag up"`)
+	if len(ledger.Acked()) == 0 || !strings.Contains(fleet.Summary(), "mailbox") || !strings.Contains(fleet.Describe(), "s/mailbox/#") {
+		t.Errorf("%s%s", fleet.Describe(), fleet.Summary())
+	}
 }
 
 func body(t *testing.T, url string) string {

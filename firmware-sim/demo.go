@@ -25,6 +25,7 @@ gateway: {id: demo, site: demo, data_dir: data}
 listeners:
   mqtt: {address: 127.0.0.1:1883}
   http: {address: 127.0.0.1:8080}
+  mqttsn: {address: 127.0.0.1:1884}
 buses:
   rs485: {port: %[8]q, baud: 19200}
 devices:
@@ -88,6 +89,9 @@ func demo(ctx context.Context, args []string, out, errOut io.Writer) error {
 		return err
 	}
 	c.MQTT = cfg.Listeners.MQTT.Address
+	if sn := cfg.Listeners.MQTTSN; sn != nil { // an older demo's config does not have it
+		c.MQTTSN = sn.Address
+	}
 	fleet, err := sim.Open(c) // before the gateway, which then finds the ports at once
 	if err != nil {
 		return err

@@ -1,5 +1,5 @@
 // Command firmware-sim is devices that do not exist: some publish over MQTT as any client
-// would, some are lines on a pseudo-terminal that a gateway opens like /dev/ttyUSB0. It is
+// would, some over MQTT-SN between two naps, some are lines on a pseudo-terminal that a gateway opens like /dev/ttyUSB0. It is
 // the demo's other half and the project's test instrument; package sim is the instrument.
 package main
 
@@ -96,6 +96,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) (err error) 
 	flags := flag.NewFlagSet("firmware-sim run", flag.ContinueOnError)
 	fleetFlags(flags, &c)
 	flags.StringVar(&c.MQTT, "mqtt", "127.0.0.1:1883", "`host:port` of the gateway; empty: no MQTT devices")
+	flags.StringVar(&c.MQTTSN, "mqttsn", "", "`host:port` of the gateway's MQTT-SN; empty: no nodes that sleep")
 	flags.StringVar(&c.User, "user", "", "MQTT user name")
 	flags.StringVar(&c.Password, "password", "", "MQTT password")
 	flags.StringVar(&c.TTYDir, "tty-dir", "", "`directory` for the ports of the serial devices; empty: no serial devices")

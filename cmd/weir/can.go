@@ -14,7 +14,8 @@ func canCommand(o *options) *cobra.Command {
 		Use:   "can USER publish|subscribe TOPIC",
 		Short: "Tell whether a user may publish or subscribe, and why",
 		Long: `Tell whether a user may publish to a topic or subscribe to a filter, by the config file, and
-which role decides. The same policy holds for MQTT, WebSocket, SSE and HTTP.
+which role decides. The same policy holds for MQTT, MQTT-SN, WebSocket, SSE and HTTP. USER may
+also be the client id of an MQTT-SN client that the config names.
 
 Exit codes: 0 yes, 1 no, 2 usage, 3 config invalid.`,
 		Example: `  weir can boiler publish plant1/boiler/temperature
@@ -26,11 +27,16 @@ Exit codes: 0 yes, 1 no, 2 usage, 3 config invalid.`,
 			if err != nil {
 				return err
 			}
-			if cfg.Auth.Open() {
+			account, err := nodeAccount(cfg, user)
+			if account == nil && cfg.Auth.Open() {
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), "yes: no users are configured, so whoever reaches the gateway on this machine may do everything")
 				return err
 			}
-			account, err := cfg.Auth.Account(user)
+			if account == nil {
+				account, err = cfg.Auth.Account(user)
+			} else if clientID == "" {
+				clientID = user
+			}
 			if err != nil {
 				return err
 			}

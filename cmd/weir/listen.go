@@ -14,28 +14,42 @@ import (
 	"syscall"
 )
 
-// listen opens a TCP listener for the config key. A port that is taken is said with the
-// key, the process that holds it where that can be known, and the cure.
+// listen opens a TCP listener for the config key.
 func listen(key, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, listenError(key, "tcp", address, err)
+	}
+	return l, nil
+}
+
+// listenUDP opens a UDP socket for the config key.
+func listenUDP(key, address string) (*net.UDPConn, error) {
+	l, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return nil, listenError(key, "udp", address, err)
+	}
+	return l.(*net.UDPConn), nil
+}
+
+// listenError says of a port that is taken the key, the process that holds it where that can be known, and the cure.
+func listenError(key, network, address string, err error) error {
 	switch {
-	case err == nil:
-		return l, nil
 	case errors.Is(err, syscall.EADDRINUSE):
 		by := "another process"
-		if name := portHolder(address); name != "" {
+		if name := portHolder(network, address); name != "" {
 			by = name
 		}
-		return nil, fmt.Errorf("%s: %s is in use by %s: stop it, or set another address in %s", key, address, by, key)
+		return fmt.Errorf("%s: %s is in use by %s: stop it, or set another address in %s", key, address, by, key)
 	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("%s: %s: ports below 1024 need the capability CAP_NET_BIND_SERVICE: choose a higher one", key, address)
+		return fmt.Errorf("%s: %s: ports below 1024 need the capability CAP_NET_BIND_SERVICE: choose a higher one", key, address)
 	}
-	return nil, fmt.Errorf("%s: %w", key, err)
+	return fmt.Errorf("%s: %w", key, err)
 }
 
 // portHolder names the process that listens on address's port, as "name (pid N)". It
 // returns "" when /proc does not tell, as for other users' processes.
-func portHolder(address string) string {
+func portHolder(network, address string) string {
 	_, portText, err := net.SplitHostPort(address)
 	if err != nil {
 		return ""
@@ -44,16 +58,17 @@ func portHolder(address string) string {
 	if err != nil {
 		return ""
 	}
+	// proc(5): 0A is LISTEN; a UDP socket that is not connected is 07, CLOSE.
+	waiting := map[string]string{"tcp": "0A", "udp": "07"}[network]
 	inodes := map[string]bool{}
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+	for _, table := range []string{"/proc/net/" + network, "/proc/net/" + network + "6"} {
 		f, err := os.Open(table)
 		if err != nil {
 			continue
 		}
 		for s := bufio.NewScanner(f); s.Scan(); {
-			// sl local_address rem_address st … inode: proc(5); 0A is LISTEN.
-			col := strings.Fields(s.Text())
-			if len(col) > 9 && col[3] == "0A" && strings.HasSuffix(col[1], fmt.Sprintf(":%04X", port)) {
+			col := strings.Fields(s.Text()) // sl local_address rem_address st … inode
+			if len(col) > 9 && col[3] == waiting && strings.HasSuffix(col[1], fmt.Sprintf(":%04X", port)) {
 				inodes["socket:["+col[9]+"]"] = true
 			}
 		}

@@ -77,7 +77,11 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid.`,
 				return err
 			}
 			log.Info("running", "version", version, "gateway", cfg.Gateway.ID, "data", cfg.Gateway.DataDir, "took", time.Since(begin).Round(time.Millisecond))
-			fmt.Fprintf(cmd.OutOrStdout(), "MQTT on %s, the page on %s\n", a.mqtt.Addr(), browserURL(a.http.Addr()))
+			nodes := ""
+			if a.udp != nil {
+				nodes = fmt.Sprintf(", MQTT-SN on %s/udp", a.udp.LocalAddr())
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "MQTT on %s%s, the page on %s\n", a.mqtt.Addr(), nodes, browserURL(a.http.Addr()))
 			err = errors.Join(a.Run(cmd.Context()), a.Close())
 			if err == nil {
 				log.Info("stopped")

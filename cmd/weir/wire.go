@@ -14,6 +14,7 @@ import (
 	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/web"
 	"github.com/weir-iot/weir/devices"
+	"github.com/weir-iot/weir/devices/mqttsn"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/auth"
 	"github.com/weir-iot/weir/gateway/broker"
@@ -52,6 +53,9 @@ type app struct {
 	health  *health.Reporter // nil if nobody wants to know
 
 	mqtt, http, command net.Listener
+
+	nodes *mqttsn.Gateway // nil if the config has no MQTT-SN
+	udp   *net.UDPConn
 }
 
 // newApp composes the gateway, from the ground up.
@@ -73,6 +77,12 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	}
 	if a.http, err = listen("listeners.http.address", cfg.Listeners.HTTP.Address); err != nil {
 		return nil, err
+	}
+
+	if sn := cfg.Listeners.MQTTSN; sn != nil {
+		if a.udp, err = listenUDP("listeners.mqttsn.address", sn.Address); err != nil {
+			return nil, err
+		}
 	}
 
 	dir := cfg.Gateway.DataDir
@@ -112,6 +122,11 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Listeners.MQTTSN != nil {
+		if a.nodes, err = newNodes(cfg, a.broker, log, observer); err != nil {
+			return nil, err
+		}
 	}
 	last := gateway.NewLastValues(lastTopics)
 	newest, err := a.journal.Last(gateway.Filters{gateway.MustFilter("#")}, lastWarm)
@@ -210,9 +225,18 @@ func (a *app) Run(ctx context.Context) error {
 		part{"health", a.tellHealth},
 		part{"downlinks", a.bridge.Receive},
 	)
+	stops := []func() error{intake.stop, drain.stop, journal.stop}
+	if a.nodes != nil { // first, while the broker can still publish their wills
+		nodes := startPhase(fail, intakeDeadline, part{"mqtt-sn listener", func(ctx context.Context) error { return a.nodes.Serve(ctx, a.udp) }})
+		stops = append([]func() error{nodes.stop}, stops...)
+	}
 	<-ctx.Done()
 	a.log.Info("stopping", "reason", context.Cause(ctx))
-	return errors.Join(intake.stop(), drain.stop(), journal.stop())
+	var errs []error
+	for _, stop := range stops {
+		errs = append(errs, stop())
+	}
+	return errors.Join(errs...)
 }
 
 // Close gives back what newApp opened. After Run it finds most of it closed.
@@ -221,6 +245,9 @@ func (a *app) Close() error {
 		if l != nil {
 			l.Close() // the parts that served it closed it too
 		}
+	}
+	if a.udp != nil {
+		a.udp.Close()
 	}
 	var errs []error
 	if a.box != nil {
@@ -242,6 +269,9 @@ func (a *app) gauges(m *web.Metrics, last *gateway.LastValues) {
 	m.Gauge("weir_journal_queued_bytes", "What waits for the journal's writer.", journal(func(s store.Stats) float64 { return float64(s.Queued) }))
 	m.Gauge("weir_journal_unsynced_events", "Offsets that are written and not yet on stable storage.", journal(func(s store.Stats) float64 { return float64(s.Next - s.Synced) }))
 	m.Gauge("weir_last_values_topics", "Topics whose newest value is remembered.", func() float64 { held, _ := last.Topics(); return float64(held) })
+	if a.nodes != nil {
+		a.nodeGauges(m)
+	}
 	m.Gauge("weir_last_values_missed_events", "Events whose topic found no room among the last values.", func() float64 { _, missed := last.Topics(); return float64(missed) })
 }
 

@@ -24,6 +24,7 @@ func kinds() []kind {
 		{name: "gps", what: "serial NMEA 0183", every: time.Second, line: nmeaLines, new: newGPS},
 		{name: "p1", what: "serial DSMR telegrams of a smart meter", every: time.Second, line: telegram, new: newP1},
 		{name: "dust", what: "serial frames of a PMS5003", every: time.Second, line: pmsFrame, new: newDust},
+		{name: "mailbox", what: "MQTT-SN QoS 1, asleep most of the time; answers .../set", every: 5 * time.Second, sleeps: true, new: newMailbox},
 		{name: "heatpump", what: "Modbus RTU unit 3: registers 30001 to 30004", every: time.Second, modbus: true, new: newHeatpump},
 	}
 }
@@ -43,6 +44,7 @@ type kind struct {
 	garbage bool
 
 	modbus bool // a slave, whose values are its input registers from 0 on
+	sleeps bool // a node that speaks MQTT-SN and wakes up to measure
 
 	// new returns what the device measures at a time since it was switched on; none if it
 	// has nothing to say.
@@ -168,6 +170,24 @@ func newSoil(rng *rand.Rand, day time.Duration) func(time.Duration) []value {
 		return []value{
 			{name: "moisture", text: moisture.format(moisture.positive(t, day))},
 			{name: "temperature", text: temperature.format(temperature.at(t, day))},
+		}
+	}
+}
+
+// newMailbox is by a garden gate, far from any socket.
+func newMailbox(rng *rand.Rand, day time.Duration) func(time.Duration) []value {
+	battery := &signal{base: 3.1, swing: 0.05, wander: 0.02, noise: 0.003, peak: 0.6, decimals: 3, rng: rng}
+	letters := 0
+	return func(t time.Duration) []value {
+		switch p := rng.Float64(); {
+		case p < 0.05: // emptied
+			letters = 0
+		case p < 0.2:
+			letters++
+		}
+		return []value{
+			{name: "battery", text: battery.format(battery.at(t, day))},
+			{name: "letters", text: strconv.Itoa(letters)},
 		}
 	}
 }

@@ -22,6 +22,7 @@ import (
 // Config of a Fleet. What is left out has its default.
 type Config struct {
 	MQTT     string // host:port of the gateway; empty: no MQTT devices
+	MQTTSN   string // the same for MQTT-SN
 	User     string
 	Password string
 	TTYDir   string // where the serial devices' ports are made, by name; empty: no serial devices
@@ -56,6 +57,7 @@ type device struct {
 	port *pty.PTY // nil: unplugged
 	torn bool     // the last line did not go out whole
 
+	node   *node              // of a device that sleeps
 	slave  *modbusslave.Slave // of a Modbus device
 	served sync.WaitGroup
 
@@ -92,8 +94,7 @@ func Open(c Config) (*Fleet, error) {
 	var names []string
 	for _, k := range kinds() {
 		names = append(names, k.name)
-		if len(c.Only) > 0 && !slices.Contains(c.Only, k.name) ||
-			!k.wired() && c.MQTT == "" || k.wired() && c.TTYDir == "" {
+		if len(c.Only) > 0 && !slices.Contains(c.Only, k.name) || c.way(k) == "" {
 			continue
 		}
 		d, err := c.device(k)
@@ -112,9 +113,23 @@ func Open(c Config) (*Fleet, error) {
 	return f, nil
 }
 
+// way is how a device gets to the gateway; empty: not at all.
+func (c Config) way(k kind) string {
+	switch {
+	case k.wired():
+		return c.TTYDir
+	case k.sleeps:
+		return c.MQTTSN
+	}
+	return c.MQTT
+}
+
 func (c Config) device(k kind) (*device, error) {
 	d := &device{kind: k, c: c, rng: source(c.Seed, k.name+" when"), seq: map[string]uint64{}}
 	d.values = k.new(source(c.Seed, k.name), c.Day)
+	if k.sleeps {
+		return d, d.wire()
+	}
 	if !k.wired() {
 		d.connect()
 		return d, nil
@@ -164,11 +179,14 @@ func (f *Fleet) Run(ctx context.Context) {
 	running.Wait()
 }
 
-// Close unplugs the serial devices.
+// Close unplugs the serial devices, and takes the batteries out of the others.
 func (f *Fleet) Close() error {
 	var errs []error
 	for _, d := range f.devices {
 		errs = append(errs, d.unplug())
+		if d.node != nil {
+			errs = append(errs, d.node.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -178,10 +196,10 @@ func (f *Fleet) Describe() string {
 	var b strings.Builder
 	for _, d := range f.devices {
 		where := d.link
-		if d.client != nil {
+		if !d.wired() {
 			where = d.c.Site + "/" + d.name + "/#"
 		}
-		fmt.Fprintf(&b, "  %-11s %-46s %s\n", d.name, d.what, where)
+		fmt.Fprintf(&b, "  %-11s %-56s %s\n", d.name, d.what, where)
 	}
 	return b.String()
 }
@@ -197,6 +215,9 @@ func (f *Fleet) Summary() string {
 		fmt.Fprintf(&b, "  %-11s sent %d", d.name, d.sent.Load())
 		if d.client != nil && d.qos > 0 {
 			fmt.Fprintf(&b, ", %d of them again, acknowledged %d, refused %d", d.resent.Load(), d.acked.Load(), d.refused.Load())
+		}
+		if d.node != nil {
+			fmt.Fprintf(&b, ", acknowledged %d, refused %d", d.acked.Load(), d.refused.Load())
 		}
 		if n := d.lost.Load(); n > 0 {
 			fmt.Fprintf(&b, ", lost %d because nobody listened", n)
@@ -269,6 +290,8 @@ func (d *device) run(ctx context.Context) {
 		case len(v) == 0:
 		case d.client != nil:
 			d.publish(ctx, v, every)
+		case d.node != nil:
+			d.wake(ctx, v)
 		case d.slave != nil:
 			d.measure(v)
 		default:

@@ -368,7 +368,7 @@ func TestMQTTDevices(t *testing.T) {
 
 func TestOpenErrors(t *testing.T) {
 	for want, c := range map[string]Config{
-		`there is no device "boilr"; there is boiler, greenhouse, door, meter, scale, weather, co2, soil, gps, p1, dust, heatpump`: {Only: []string{"boilr"}},
+		`there is no device "boilr"; there is boiler, greenhouse, door, meter, scale, weather, co2, soil, gps, p1, dust, mailbox, heatpump`: {Only: []string{"boilr"}},
 		`shape "xml" is neither json nor plain`: {Shape: "xml"},
 		"rate and day are greater than 0":       {Rate: -1},
 	} {

@@ -46,6 +46,7 @@ const maxConcurrent = 2
 // Policy knows the users and roles. It is for concurrent use and never changes.
 type Policy struct {
 	users map[string]user
+	roles map[string]*role
 	decoy digest // what an unknown user's password is compared with
 
 	slots chan struct{}
@@ -75,6 +76,7 @@ func New(users map[string]User, roles map[string]Role) (*Policy, error) {
 	wrong := func(err error, path ...string) { errs = append(errs, &ConfigError{path, err}) }
 
 	parsed := map[string]*role{}
+	p.roles = parsed
 	for _, name := range slices.Sorted(maps.Keys(roles)) {
 		parse := func(field string, texts []string) (patterns []pattern) {
 			for i, text := range texts {
@@ -189,6 +191,19 @@ func (p *Policy) Account(name string) (*Account, error) {
 		return nil, gateway.Errorf(gateway.ErrInvalid, "user %q does not exist", name)
 	}
 	return &Account{name: name, role: u.role}, nil
+}
+
+// Named returns an account with a role for somebody who has no password, such as an MQTT-SN client. Nobody can log
+// in as it, so the name must not be a user's. The error is a gateway.ErrInvalid.
+func (p *Policy) Named(name, role string) (*Account, error) {
+	r := p.roles[role]
+	if r == nil {
+		return nil, gateway.Errorf(gateway.ErrInvalid, "role %q does not exist", role)
+	}
+	if _, taken := p.users[name]; taken {
+		return nil, gateway.Errorf(gateway.ErrInvalid, "%q is a user already", name)
+	}
+	return &Account{name: name, role: r}, nil
 }
 
 func (p *Policy) tag(name, password string) (tag [sha256.Size]byte) {

@@ -194,8 +194,33 @@ func (b *Broker) Serve(ctx context.Context, l net.Listener) error {
 
 // Connect serves one MQTT connection, and returns when it has ended. It closes nc. When
 // ctx ends, so does the connection.
-func (b *Broker) Connect(ctx context.Context, nc net.Conn) {
+func (b *Broker) Connect(ctx context.Context, nc net.Conn) { b.connect(ctx, nc, nil) }
+
+// Proxy is what another part of this process knows of a client that it speaks for, such as an MQTT-SN node.
+type Proxy struct {
+	Account *auth.Account // who it is; the user name and password of CONNECT are not looked at
+	// Will is asked when the connection ends without a DISCONNECT, in place of CONNECT's will, which such a
+	// client may change while it is connected. It may be nil, and return nil: then there is none.
+	Will func() *gateway.Event
+}
+
+func (p *Proxy) will() *will {
+	if p.Will == nil {
+		return nil
+	}
+	if e := p.Will(); e != nil {
+		return &will{event: e}
+	}
+	return nil
+}
+
+// ConnectAs is Connect for a client behind p. Such a client may be slow, or sleep, for good reasons: at the
+// bound of its queue what is new is dropped, as for one that is away, and it stays connected.
+func (b *Broker) ConnectAs(ctx context.Context, nc net.Conn, p Proxy) { b.connect(ctx, nc, &p) }
+
+func (b *Broker) connect(ctx context.Context, nc net.Conn, p *Proxy) {
 	c := newConn(ctx, b, nc)
+	c.proxy = p
 	defer c.cancel()
 	b.mu.Lock()
 	full, closing := len(b.open) >= b.o.MaxConnections, b.closing

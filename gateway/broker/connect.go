@@ -27,6 +27,8 @@ func (c *conn) admit(ctx context.Context) byte {
 	var err error
 	policy := c.b.o.Auth
 	switch {
+	case c.proxy != nil:
+		c.account = c.proxy.Account
 	case policy.Open():
 		c.account, err = policy.Anonymous()
 	case !c.connect.named:

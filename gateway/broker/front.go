@@ -37,6 +37,7 @@ type conn struct {
 	log     *slog.Logger
 	since   time.Time
 	ended   chan struct{} // closed when the session is free for the next connection
+	proxy   *Proxy        // nil: the client speaks for itself
 
 	// Of the reading goroutine, which is the engine's.
 	handed  []byte // what the engine has yet to read of its packet

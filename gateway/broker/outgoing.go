@@ -104,7 +104,7 @@ func (s *session) push(it item, enc *encoding) {
 	size := it.event.Size()
 	if s.live >= s.b.o.SessionQueue || s.live > 0 && s.bytes+size > s.b.o.QueueBytes {
 		reason := "session queue full"
-		if s.conn != nil {
+		if s.conn != nil && s.conn.proxy == nil {
 			reason = "slow receiver"
 			s.conn.slow()
 		}

@@ -214,6 +214,9 @@ func (b *Broker) leave(c *conn, why cause) {
 func (b *Broker) detach(c *conn, s *session, why cause) {
 	now := time.Now()
 	w := c.connect.will
+	if c.proxy != nil {
+		w = c.proxy.will()
+	}
 	if why.clean {
 		w = nil
 	}

@@ -55,6 +55,7 @@ func (c *Config) check(root *node) Errors {
 	k.downlinks()
 	k.auth()
 	k.listeners() // needs auth
+	k.mqttsn()    // so does this
 	return k.errs
 }
 
@@ -325,22 +326,34 @@ func (k *checker) listeners() {
 }
 
 type address struct {
-	host  string
-	port  int
-	every bool // on every interface
+	host     string
+	port     int
+	every    bool // on every interface
+	loopback bool
 }
 
+// listener is address, of a listener that needs users to be open to the network.
 func (k *checker) listener(path []string, s string) (a address) {
+	a, ok := k.address(path, s)
+	if ok && !a.loopback && len(k.Users) == 0 {
+		k.fail(path, "address %q is open to the network and there are no users: whoever reaches it could do everything; "+
+			"add one with `weir user add NAME`, or listen on 127.0.0.1:%d", s, a.port)
+	}
+	return a
+}
+
+// address reads host:port. It returns false if that is wrong, which it has said.
+func (k *checker) address(path []string, s string) (a address, ok bool) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 {
 		k.fail(path, "address %q has no port, as in 127.0.0.1:1883", s)
-		return a
+		return a, false
 	}
 	host, port := s[:i], s[i+1:]
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
 		k.fail(path, "address %q: port must be 0 to 65535; 0 lets the system choose", s)
-		return a
+		return a, false
 	}
 	bare := host
 	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
@@ -350,21 +363,19 @@ func (k *checker) listener(path []string, s string) (a address) {
 	switch {
 	case strings.ContainsAny(bare, "/ []@") || bare != host && (ipErr != nil || !ip.Is6()):
 		k.fail(path, "address %q is not host:port, as in 127.0.0.1:1883", s)
-		return a
+		return a, false
 	case bare == host && strings.Contains(bare, ":"):
 		k.fail(path, "address %q: an IPv6 address stands in brackets, as in [::1]:1883", s)
-		return a
+		return a, false
 	case ipErr != nil && bare != "" && strings.Trim(bare, "0123456789.") == "":
 		k.fail(path, "address %q: %q is not an IP address", s, bare)
-		return a
+		return a, false
 	}
-	a = address{host: bare, port: int(n), every: bare == "" || ipErr == nil && ip.IsUnspecified()}
-	loopback := bare == "localhost" || ipErr == nil && ip.IsLoopback()
-	if !loopback && len(k.Users) == 0 {
-		k.fail(path, "address %q is open to the network and there are no users: whoever reaches it could do everything; "+
-			"add one with `weir user add NAME`, or listen on 127.0.0.1:%d", s, n)
-	}
-	return a
+	return address{
+		host: bare, port: int(n),
+		every:    bare == "" || ipErr == nil && ip.IsUnspecified(),
+		loopback: bare == "localhost" || ipErr == nil && ip.IsLoopback(),
+	}, true
 }
 
 func checkOrigin(origin string) error {

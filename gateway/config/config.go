@@ -58,6 +58,7 @@ type Listeners struct {
 		// scheme://host[:port]. Pages of this gateway always may.
 		Origins []string
 	}
+	MQTTSN *MQTTSN // nil: there is none
 }
 
 // Journal bounds the store.

@@ -135,6 +135,14 @@ func TestCommentedConfig(t *testing.T) {
 		all.Listeners.HTTP.Address != empty.Listeners.HTTP.Address || len(all.Listeners.HTTP.Origins) != 0 {
 		t.Errorf("weir.yaml shows other defaults than there are: %+v", all)
 	}
+	shown, bare := *all.Listeners.MQTTSN, MQTTSN{}
+	if err := bare.UnmarshalYAML(func(any) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	shown.Clients, shown.Connectionless, shown.Predefined, shown.Advertise.Address = nil, nil, nil, ""
+	if !reflect.DeepEqual(shown, bare) {
+		t.Errorf("weir.yaml shows other defaults of mqttsn than there are: %+v", shown)
+	}
 }
 
 // weir.yaml has every key of Config.
@@ -153,6 +161,9 @@ func TestCommentedConfigIsWhole(t *testing.T) {
 			}
 			look(n.entries[0].value, reflect.New(v.Type().Elem()).Elem(), path+".*")
 		case reflect.PointerTo(v.Type()).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()): // a plain value
+		case v.Type() == reflect.TypeFor[Identity](): // one of its keys stands alone
+		case v.Kind() == reflect.Pointer:
+			look(n, reflect.New(v.Type().Elem()).Elem(), path)
 		case v.Kind() == reflect.Struct:
 			fields := map[string][]reflect.Value{}
 			collect(v, fields)

@@ -37,8 +37,9 @@ const planChunks = 32 << 10
 // of Record.Age, and not before any of them. What is not after offset `after` is in flight and stays; so may what shares
 // a chunk of 8 KiB with it.
 //
-// Thinning goes down to nine tenths, so that it is not needed at every put, and from the oldest on, so that
-// no more goes than has to. If the steps of p leave too much, resolution is halved until it fits (newThinner): it is
+// Thinning aims at nine tenths, so that it is not needed at every put, and goes from the oldest on, so that
+// no more goes than has to. Where its plan is used up before that (much was put meanwhile), it ends as soon as maxBytes is kept, because
+// a new plan reads the whole backlog. If the steps of p leave too much, resolution is halved until it fits (newThinner): it is
 // detail that is lost, not all that is old. If the latest of each key is still too much, the oldest go.
 func (r *Reservoir) Shrink(holder string, after uint64, p Policy, maxBytes, now int64) (more bool, err error) {
 	if err := r.begin(); err != nil {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -163,7 +162,7 @@ func (d *Driver) Settings() (all []codec.Setting) {
 
 // line is the port while it is open.
 type line struct {
-	*os.File
+	*port.Line
 	closed chan struct{}
 }
 
@@ -202,7 +201,7 @@ func (d *Driver) Write(ctx context.Context, name, value string) (string, error) 
 	if d.partial {
 		wire = append(d.codec.Resume(), wire...)
 	}
-	err = port.Send(ctx, l.File, wire)
+	err = l.Send(ctx, wire)
 	if d.partial = err != nil; d.partial {
 		return "", gateway.Errorf(gateway.ErrTransient, "port %s: %w", d.port, err)
 	}

@@ -38,7 +38,7 @@ func (d *Driver) Run(ctx context.Context, emit func(codec.Frame)) error {
 	defer func() {
 		d.open.Store(nil)
 		close(l.closed)
-		port.Discard(p)
+		p.Discard()
 		p.Close()
 	}()
 	stop := context.AfterFunc(ctx, func() { p.SetReadDeadline(time.Unix(1, 0)) })
@@ -55,7 +55,7 @@ func (d *Driver) Run(ctx context.Context, emit func(codec.Frame)) error {
 	return fmt.Errorf("port %s: read: %w", d.port, err)
 }
 
-func (d *Driver) read(ctx context.Context, p *os.File, emit func(codec.Frame)) error {
+func (d *Driver) read(ctx context.Context, p *port.Line, emit func(codec.Frame)) error {
 	// Did we begin to listen in the middle of a frame, whose rest could pass for a whole one
 	// ("2.34 kg" of "12.34 kg")? If nothing comes for a while nobody was sending, and the next
 	// byte begins a frame.
@@ -91,7 +91,7 @@ func (d *Driver) stream() *codec.Stream {
 
 // within reads what comes in a while that no device pauses inside a frame; if nothing does
 // the error is os.ErrDeadlineExceeded.
-func (d *Driver) within(ctx context.Context, p *os.File, buf []byte) (n int, err error) {
+func (d *Driver) within(ctx context.Context, p *port.Line, buf []byte) (n int, err error) {
 	// Adapters hand bytes on every 16 ms or so; 5 characters at slow rates. The second read
 	// is for us: that we did not get to run in time is no pause of the device's, and takes what
 	// has come by then.

@@ -31,13 +31,16 @@ type Config struct {
 	// of a few milliseconds that Linux gives whenever a port is opened.
 	DTR *bool `yaml:"dtr"`
 	RTS *bool `yaml:"rts"`
+	// RS485 says who switches the direction of a two-wire line; default nobody.
+	RS485 RS485 `yaml:"rs485"`
 }
 
 // Port is a port that can be opened.
 type Port struct {
-	path string // or usb:…, and then usb is set
-	usb  *usbID
-	mode serial.Mode
+	path  string // or usb:…, and then usb is set
+	usb   *usbID
+	mode  serial.Mode
+	rs485 RS485
 }
 
 // New returns the port that cfg describes. Errors are gateway.KeyErrors. Nothing is opened.
@@ -88,13 +91,20 @@ func New(cfg Config) (*Port, error) {
 	default:
 		return nil, gateway.BadKey("stop_bits", "%d is neither 1 nor 2", cfg.StopBits)
 	}
+	if err := cfg.checkRS485(); err != nil {
+		return nil, err
+	}
+	if cfg.RS485.By == "rts" { // it hears from the first moment on
+		hear := cfg.RS485.RTS == "low"
+		cfg.RTS = &hear
+	}
 	if cfg.DTR != nil || cfg.RTS != nil {
 		mode.InitialStatusBits = &serial.ModemOutputBits{
 			DTR: cfg.DTR == nil || *cfg.DTR,
 			RTS: cfg.RTS == nil || *cfg.RTS,
 		}
 	}
-	return &Port{path: cfg.Port, usb: usb, mode: mode}, nil
+	return &Port{path: cfg.Port, usb: usb, mode: mode, rs485: cfg.RS485}, nil
 }
 
 // String is the port as it stands in the configuration.

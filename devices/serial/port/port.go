@@ -14,8 +14,8 @@ import (
 )
 
 // Open finds the port, makes sure that nobody else has it, and sets it up. What came in before is
-// dropped. The file can be read and written with deadlines; who closes it gives the port back.
-func (p *Port) Open() (*os.File, error) {
+// dropped.
+func (p *Port) Open() (*Line, error) {
 	path := p.path
 	if p.usb != nil {
 		var err error
@@ -50,6 +50,10 @@ func (p *Port) Open() (*os.File, error) {
 	if err == nil {
 		err = setUp(f, path, p.mode)
 	}
+	l := &Line{File: f}
+	if err == nil {
+		l.turn, err = p.direct(f)
+	}
 	if err == nil {
 		err = f.SetReadDeadline(time.Time{}) // a file that cannot be polled could not be cancelled
 	}
@@ -57,7 +61,7 @@ func (p *Port) Open() (*os.File, error) {
 		f.Close()
 		return nil, err
 	}
-	return f, nil
+	return l, nil
 }
 
 // claim makes the port ours. TIOCEXCL does not stop root, so a lock goes with it; and who

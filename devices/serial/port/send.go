@@ -10,23 +10,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Send writes wire to an open port, by one goroutine at a time, and returns when it has left the machine as far as
+// Send writes wire, by one goroutine at a time, and returns when it has left the machine as far as
 // the kernel knows, or when ctx ends. What has not left by then is thrown away: it would go out when whoever holds
 // the line up lets go of it, long after somebody was told that it had failed.
-func Send(ctx context.Context, f *os.File, wire []byte) error {
+func (l *Line) Send(ctx context.Context, wire []byte) error {
 	cut := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		f.SetWriteDeadline(time.Unix(1, 0))
+		l.SetWriteDeadline(time.Unix(1, 0))
 		close(cut)
 	})
-	n, err := f.Write(wire)
+	n, err := l.Write(wire)
 	if !stop() {
 		<-cut
 	}
-	f.SetWriteDeadline(time.Time{})
+	l.SetWriteDeadline(time.Time{})
 	left := 0
 	for err == nil {
-		if left = queued(f); left == 0 {
+		if left = queued(l.File); left == 0 {
 			return nil
 		}
 		select {
@@ -35,7 +35,7 @@ func Send(ctx context.Context, f *os.File, wire []byte) error {
 			err = os.ErrDeadlineExceeded
 		}
 	}
-	Discard(f)
+	l.Discard()
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("the device takes nothing: %d of %d bytes went out (is flow control on, or is nobody there?)", max(n-left, 0), len(wire))
@@ -59,6 +59,8 @@ func queued(f *os.File) (n int) {
 
 // Discard throws away what has not been sent. A port is closed after it, because closing one waits half a minute
 // for a device that takes nothing.
-func Discard(f *os.File) {
+func (l *Line) Discard() { discard(l.File) }
+
+func discard(f *os.File) {
 	_ = control(f, func(fd int) error { return unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCOFLUSH) })
 }

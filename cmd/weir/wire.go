@@ -271,6 +271,7 @@ func newDevices(cfg *config.Config, ingest devices.Ingest, state devices.State, 
 	return devices.New(devices.Options{
 		Sections: cfg.Devices,
 		Buses:    cfg.Buses,
+		Radios:   cfg.Radios,
 		Site:     cfg.Gateway.Site,
 		Ingest:   ingest,
 		State:    state,

@@ -1,0 +1,58 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/go-ble/ble/linux/hci/socket"
+	"golang.org/x/sys/unix"
+)
+
+// upTime is how long an adapter may take to be set up by the kernel: firmware is loaded then.
+const upTime = 5 * time.Second
+
+// Open takes the adapter hci<index> from the kernel and everybody else, as HCI user channel. It needs CAP_NET_ADMIN, and
+// CAP_NET_RAW. It can block as long as the kernel does. Errors are in words for a person.
+func Open(index int) (io.ReadWriteCloser, error) {
+	for end := time.Now().Add(upTime); ; time.Sleep(200 * time.Millisecond) {
+		s, err := socket.NewSocket(index)
+		if errors.Is(cause(err), unix.EBUSY) && time.Now().Before(end) {
+			continue // it is being set up
+		}
+		if err != nil {
+			return nil, words(index, cause(err))
+		}
+		return s, nil
+	}
+}
+
+// cause is what go-ble wrapped.
+func cause(err error) error {
+	for {
+		c, ok := err.(interface{ Cause() error })
+		if !ok {
+			return err
+		}
+		err = c.Cause()
+	}
+}
+
+func words(index int, err error) error {
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("there is no adapter hci%d: is it plugged in, and does the kernel have its driver (dmesg)?", index)
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("hci%d: not allowed; Weir needs the capabilities CAP_NET_ADMIN and CAP_NET_RAW", index)
+	case errors.Is(err, unix.EAFNOSUPPORT):
+		return errors.New("this kernel has no Bluetooth (module bluetooth)")
+	case errors.Is(err, unix.ERFKILL):
+		return fmt.Errorf("hci%d is switched off: rfkill unblock bluetooth", index)
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("hci%d is used by another program: is bluetoothd running (systemctl disable --now bluetooth), or another gateway?", index)
+	case errors.Is(err, unix.ETIMEDOUT):
+		return fmt.Errorf("hci%d does not answer the kernel: unplug it and plug it in again", index)
+	}
+	return fmt.Errorf("hci%d cannot be opened: %w", index, err)
+}

@@ -36,6 +36,7 @@ func TestFaults(t *testing.T) {
 		}, nil, "garbage"},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t, AirConfig{})
 			r.ctl.Add(&hci.Peripheral{Addr: thermometer, RSSI: -50, Every: 20 * time.Millisecond, Data: hci.BTHome(1, 21.5)})
 			r.keep()
@@ -72,6 +73,7 @@ func TestFaults(t *testing.T) {
 
 // TestDeaf: a controller that hears nothing any more, though it answers, begins a new scan.
 func TestDeaf(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, AirConfig{})
 	r.ctl.Add(&hci.Peripheral{Addr: thermometer, RSSI: -50, Every: 20 * time.Millisecond, Data: hci.BTHome(1, 21.5)})
 	r.keep()
@@ -86,6 +88,7 @@ func TestDeaf(t *testing.T) {
 
 // TestAbsent: an adapter that is not there is said in words, and looked for now and then, not all the time.
 func TestAbsent(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, AirConfig{})
 	r.pull()
 	r.keep()

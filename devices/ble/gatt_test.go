@@ -47,6 +47,7 @@ func newStation() *station {
 
 // TestStation: connect, discover, read, be told and write, through the radio's process, and the kernel where there is one.
 func TestStation(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, AirConfig{})
 	s := newStation()
 	r.ctl.Add(s.Peripheral)
@@ -109,6 +110,7 @@ func TestStation(t *testing.T) {
 
 // TestCallsEnd: every call through the process ends within its deadline and a second more, whatever it hangs at.
 func TestCallsEnd(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, AirConfig{})
 	s := newStation()
 	r.ctl.Add(s.Peripheral)

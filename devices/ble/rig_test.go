@@ -19,7 +19,7 @@ import (
 	"github.com/weir-iot/weir/gateway/child"
 )
 
-// The test binary is also the radio's process: with an adapter of the kernel, or with a controller that
+// The test binary is also the radio's process: with an adapter of the kernel, whose name is in a file, or with a controller that
 // waits at a socket. It is the first process of a virtual machine, too: see firmware-sim/hci/vm.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "radio" {
@@ -35,7 +35,12 @@ func TestMain(m *testing.M) {
 			}
 			return c, nil
 		}
-		if index, err := AdapterIndex(os.Args[2]); err == nil {
+		if b, err := os.ReadFile(os.Args[2]); err == nil {
+			index, err := AdapterIndex(string(b))
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(2)
+			}
 			open = Open(index)
 		}
 		Serve(conn, open)
@@ -79,15 +84,12 @@ func (l *logged) Write(b []byte) (int, error) {
 func newRig(t *testing.T, cfg AirConfig) *rig {
 	t.Helper()
 	r := &rig{t: t, ctl: &hci.Controller{Address: [6]byte{1, 2, 3, 4, 5, 6}}, log: &logged{t: t}}
-	r.path = "hci0"
-	if !hci.InVM() {
-		dir, err := os.MkdirTemp("", "hci") // t.TempDir may be too long for a socket
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { os.RemoveAll(dir) })
-		r.path = filepath.Join(dir, "hci")
+	dir, err := os.MkdirTemp("", "hci") // t.TempDir may be too long for a socket
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	r.path = filepath.Join(dir, "hci")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -120,11 +122,12 @@ func (r *rig) plug() {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		if index != 0 {
-			r.t.Fatalf("the kernel made hci%d", index)
-		}
+		r.name(index)
 		r.serving.Go(func() { r.ctl.Serve(ctx, rw) })
-		r.unplug = cancel
+		r.unplug = func() {
+			r.name(99) // which is not there
+			cancel()
+		}
 		return
 	}
 	l, err := net.Listen("unixpacket", r.path)
@@ -143,6 +146,13 @@ func (r *rig) plug() {
 	r.unplug = func() {
 		cancel()
 		l.Close()
+	}
+}
+
+// name says which adapter of the kernel it is: the lowest that is free.
+func (r *rig) name(index int) {
+	if err := os.WriteFile(r.path, fmt.Appendf(nil, "hci%d", index), 0o600); err != nil {
+		r.t.Error(err)
 	}
 }
 

@@ -58,7 +58,7 @@ func boot() error {
 	if err != nil {
 		return err
 	}
-	os.Args = []string{"/init", "-test.v", "-test.timeout=120s"}
+	os.Args = []string{"/init", "-test.v", "-test.timeout=120s", "-test.parallel=16", "-test.short"}
 	for _, word := range strings.Fields(string(line)) {
 		if pattern, ok := strings.CutPrefix(word, "tests="); ok {
 			os.Args = append(os.Args, "-test.run="+pattern)

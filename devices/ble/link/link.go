@@ -324,7 +324,7 @@ func (h *Host) write(b []byte) error {
 	h.writing.Lock()
 	defer h.writing.Unlock()
 	if _, err := h.rw.Write(b); err != nil {
-		h.fail(fmt.Errorf("the adapter is gone: %w", err))
+		h.fail(fmt.Errorf("the adapter is gone, unplugged or taken by another program: %w", err))
 		return h.Err()
 	}
 	return nil
@@ -339,7 +339,7 @@ func (h *Host) read() {
 			err = io.EOF
 		}
 		if err != nil {
-			h.fail(fmt.Errorf("the adapter is gone: %w", err))
+			h.fail(fmt.Errorf("the adapter is gone, unplugged or taken by another program: %w", err))
 			return
 		}
 		err = h.packet(b[:n])

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -357,7 +358,13 @@ func FuzzEvents(f *testing.F) {
 // TestNoise: seeded, the same every time: HCI packets of every kind with bytes changed, into one host after the other. WEIR_NOISE is how
 // many; make ble-noise runs a million.
 func TestNoise(t *testing.T) {
-	rounds := noise(t)
+	rounds := 20_000
+	if text := os.Getenv("WEIR_NOISE"); text != "" {
+		var err error
+		if rounds, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
+	}
 	random := rand.New(rand.NewPCG(1, 2))
 	seeds := [][]byte{
 		{4, 0x3e, 19, 1, 0, 64, 0, 0, 1, 1, 2, 3, 4, 5, 6, 24, 0, 0, 0, 244, 1, 0}, {4, 0x0e, 4, 1, 3, 12, 0}, {4, 0x0f, 4, 0, 1, 6, 4}, {4, 5, 4, 0, 64, 0, 0x13},
@@ -389,16 +396,4 @@ func TestNoise(t *testing.T) {
 		})
 	}
 	t.Logf("%d packets", rounds)
-}
-
-// noise is how many rounds a test of noise has.
-func noise(t *testing.T) int {
-	rounds := 20_000
-	if text := os.Getenv("WEIR_NOISE"); text != "" {
-		rounds = 0
-		for _, c := range text {
-			rounds = rounds*10 + int(c-'0')
-		}
-	}
-	return rounds
 }

@@ -172,7 +172,13 @@ func (r *radios) newBLE(s config.Section, c *common) (Driver, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return d, d.Names(), nil
+	names := d.Names()
+	for name := range c.Measurements {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return d, names, nil
 }
 
 // radios are the adapters that devices share, by name.
@@ -183,8 +189,8 @@ type radios struct {
 }
 
 // newRadios makes the radios of all sections. Its error is every mistake in them.
-func newRadios(sections map[string]config.Section, log *slog.Logger) (*radios, error) {
-	r := &radios{airs: map[string]*ble.Air{}, log: log}
+func newRadios(sections map[string]config.Section, log *slog.Logger) (radios, error) {
+	r := radios{airs: map[string]*ble.Air{}, log: log}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(sections)) {
 		var cfg ble.AirConfig

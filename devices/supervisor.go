@@ -46,7 +46,7 @@ const (
 // Supervisor keeps the drivers of all devices running.
 type Supervisor struct {
 	devices []*device // sorted by id
-	radios  *radios
+	radios  radios
 	ingest  Ingest
 	state   State
 	log     *slog.Logger
@@ -87,7 +87,7 @@ func New(o Options) (*Supervisor, error) {
 		errs = append(errs, err)
 	}
 	for _, id := range slices.Sorted(maps.Keys(o.Sections)) {
-		d, err := newDevice(o, id, o.Sections[id], shared, s.radios)
+		d, err := newDevice(o, id, o.Sections[id], shared, &s.radios)
 		if err != nil {
 			errs = append(errs, err)
 			continue

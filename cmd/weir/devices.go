@@ -21,12 +21,12 @@ func devicesCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "devices",
 		Short:   "Look at devices",
-		Long:    "Look at devices that are connected to this machine.\n\nExit codes: 0 ok, 1 failed, 2 usage, 3 config invalid.",
-		Example: "  weir devices probe --bus rs485",
+		Long:    "Look at devices that are connected to this machine, or near.\n\nExit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.",
+		Example: "  weir devices probe --bus rs485\n  weir devices radios",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(probeCommand(o))
+	cmd.AddCommand(probeCommand(o), radiosCommand(o))
 	return cmd
 }
 

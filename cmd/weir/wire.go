@@ -14,6 +14,7 @@ import (
 	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/web"
 	"github.com/weir-iot/weir/devices"
+	"github.com/weir-iot/weir/devices/ble/adv"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/broker"
 	"github.com/weir-iot/weir/gateway/config"
@@ -167,6 +168,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Origins:   cfg.Listeners.HTTP.Origins,
 		MQTT:      a.broker.Connect,
 		Devices:   a.deviceStatus,
+		Radios:    a.radioStatus,
 		Uplinks:   a.uplinkStatus,
 		Downlinks: a.downlinkStatus,
 		Ledger:    a.ledger,
@@ -256,6 +258,26 @@ func (a *app) deviceStatus() []web.Device {
 			ID: d.ID, Name: d.Name, Area: d.Area, Driver: d.Driver, Topic: d.Topic, Up: d.Up, Reason: d.Reason, Since: d.Since,
 			LastFrame: d.Last, Frames: d.Frames, Garbage: d.Garbage, Measurements: measurements(d.Measurements),
 		})
+	}
+	return all
+}
+
+func (a *app) radioStatus() (all []web.Radio) {
+	for _, r := range a.devices.Radios() {
+		radio := web.Radio{
+			Name: r.Name, Up: r.Up, Reason: r.Reason, Since: r.Since, Extended: r.Controller.Extended, Starts: r.Starts,
+			Heard: r.Heard, Weak: r.Weak, Denied: r.Denied, Seen: []web.Near{},
+		}
+		if r.Controller.Address != (adv.Addr{}) {
+			radio.Address = r.Controller.Address.String()
+		}
+		for _, s := range r.Seen {
+			radio.Seen = append(radio.Seen, web.Near{
+				ID: s.ID, Address: s.Address, Private: s.Private, Name: s.Name, Format: s.Format, Model: s.Model, RSSI: int(s.RSSI),
+				First: s.First, Last: s.Last, Count: s.Count, Readings: s.Readings, Problem: s.Problem,
+			})
+		}
+		all = append(all, radio)
 	}
 	return all
 }

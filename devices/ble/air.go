@@ -376,7 +376,7 @@ func (a *Air) note(h heard) {
 		s.Readings = append(s.Readings, strings.TrimRight(v.Name+"="+v.Value+" "+v.Unit, " "))
 	}
 	if h.err != nil {
-		s.Problem = h.err.Error()
+		s.Problem = strings.ReplaceAll(h.err.Error(), "\n", "; ")
 	}
 }
 

@@ -90,6 +90,8 @@ func New(cfg Config, a *Air, expire time.Duration) (*Driver, error) {
 	switch {
 	case cfg.Presence < 0 || cfg.Presence > 0 && cfg.Presence < leastPresence:
 		return nil, gateway.BadKey("presence", "%v is less than %v", cfg.Presence, leastPresence)
+	case cfg.Presence > 0 && expire > 0:
+		return nil, gateway.BadKey("presence", "a device with expire_after has none: the one says it is offline when it is silent, the other that it is away")
 	case cfg.Dedup < 0:
 		return nil, gateway.BadKey("dedup", "%v is less than 0", cfg.Dedup)
 	case cfg.Dedup == 0:

@@ -64,11 +64,11 @@ func present(sys, adapter string) error {
 	others, err := filepath.Glob(filepath.Join(class, "hci*"))
 	switch {
 	case err == nil && len(others) > 0:
-		return fmt.Errorf("there is no adapter %s, but there is %s", adapter, filepath.Base(others[0]))
+		return fmt.Errorf("it is not there, but %s is", filepath.Base(others[0]))
 	case errors.Is(statErr(class), os.ErrNotExist):
-		return fmt.Errorf("there is no adapter %s: this machine has no Bluetooth, or its driver is not loaded (dmesg)", adapter)
+		return errors.New("it is not there: this machine has no Bluetooth, or its driver is not loaded (dmesg)")
 	}
-	return fmt.Errorf("there is no adapter %s: is it plugged in, and does the kernel have its driver (dmesg)?", adapter)
+	return errors.New("it is not there: is it plugged in, and does the kernel have its driver (dmesg)?")
 }
 
 // statErr is why there is nothing at path.

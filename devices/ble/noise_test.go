@@ -60,14 +60,14 @@ func TestNoise(t *testing.T) {
 		}
 		if n%1000 == 0 {
 			began := time.Now()
-			say(float64(n/1000%300)/10)
+			say(float64(n/1000%300) / 10)
 			// One that is lost when much comes is said again, as sensors do.
 			for heard := false; !heard; {
 				select {
 				case line := <-lines.out:
 					heard = strings.HasSuffix(line, "="+fmt.Sprintf("%.2f", float64(n/1000%300)/10))
 				case <-time.After(50 * time.Millisecond):
-					say(float64(n/1000%300)/10)
+					say(float64(n/1000%300) / 10)
 				}
 				if time.Since(began) > 20*time.Second {
 					t.Fatalf("after %d events the device is not heard", n)

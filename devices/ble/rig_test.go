@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 		open := func() (io.ReadWriteCloser, error) {
 			c, err := net.Dial("unixpacket", os.Args[2])
 			if err != nil {
-				return nil, errors.New("there is no adapter: " + err.Error())
+				return nil, errors.New("it is not there: " + err.Error())
 			}
 			return c, nil
 		}

@@ -14,7 +14,7 @@ import (
 const upTime = 5 * time.Second
 
 // Open takes the adapter hci<index> from the kernel and everybody else, as HCI user channel. It needs CAP_NET_ADMIN, and
-// CAP_NET_RAW. It can block as long as the kernel does. Errors are in words for a person.
+// CAP_NET_RAW. It can block as long as the kernel does. Errors are in words for a person, and do not name the adapter.
 func Open(index int) (io.ReadWriteCloser, error) {
 	for end := time.Now().Add(upTime); ; time.Sleep(200 * time.Millisecond) {
 		s, err := socket.NewSocket(index)
@@ -22,7 +22,7 @@ func Open(index int) (io.ReadWriteCloser, error) {
 			continue // it is being set up
 		}
 		if err != nil {
-			return nil, words(index, cause(err))
+			return nil, words(cause(err))
 		}
 		return s, nil
 	}
@@ -39,20 +39,20 @@ func cause(err error) error {
 	}
 }
 
-func words(index int, err error) error {
+func words(err error) error {
 	switch {
 	case errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("there is no adapter hci%d: is it plugged in, and does the kernel have its driver (dmesg)?", index)
+		return errors.New("it is not there: is it plugged in, and does the kernel have its driver (dmesg)?")
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return fmt.Errorf("hci%d: not allowed; Weir needs the capabilities CAP_NET_ADMIN and CAP_NET_RAW", index)
+		return errors.New("not allowed; Weir needs the capabilities CAP_NET_ADMIN and CAP_NET_RAW")
 	case errors.Is(err, unix.EAFNOSUPPORT):
 		return errors.New("this kernel has no Bluetooth (module bluetooth)")
 	case errors.Is(err, unix.ERFKILL):
-		return fmt.Errorf("hci%d is switched off: rfkill unblock bluetooth", index)
+		return errors.New("it is switched off: rfkill unblock bluetooth")
 	case errors.Is(err, unix.EBUSY):
-		return fmt.Errorf("hci%d is used by another program: is bluetoothd running (systemctl disable --now bluetooth), or another gateway?", index)
+		return errors.New("another program uses it: bluetoothd (systemctl disable --now bluetooth), or another gateway")
 	case errors.Is(err, unix.ETIMEDOUT):
-		return fmt.Errorf("hci%d does not answer the kernel: unplug it and plug it in again", index)
+		return errors.New("it does not answer the kernel: unplug it and plug it in again")
 	}
-	return fmt.Errorf("hci%d cannot be opened: %w", index, err)
+	return fmt.Errorf("it cannot be opened: %w", err)
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -37,7 +38,8 @@ func radioCommand() *cobra.Command {
 			if err != nil {
 				return exitf(exitUsage, "%w", err)
 			}
-			ble.Serve(conn, ble.Open(index)) // why it ends is said over conn
+			log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+			ble.Serve(conn, ble.Open(index, log)) // why it ends is said over conn
 			return nil
 		},
 	}

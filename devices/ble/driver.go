@@ -108,8 +108,11 @@ func (r *hearing) run(ctx context.Context, air *airing, queue <-chan heard) erro
 			}
 			r.take(h)
 		case f := <-r.frames:
-			if f.Garbage == "" {
+			switch {
+			case f.Garbage == "":
 				r.connected()
+			case !r.up: // nothing else speaks for it
+				return errors.New(string(f.Raw))
 			}
 			r.emit(f)
 		case <-lost:

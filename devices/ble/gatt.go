@@ -47,7 +47,8 @@ const (
 	mostTimeout     = 30 * time.Second
 	maxAttributes   = 64
 
-	// A visit that failed is made again after this time, doubled each time. After maxFailed of them the device is down.
+	// A visit that failed is made again after this time, doubled each time. After maxFailed of them the device is down; after one if it
+	// was not up.
 	firstVisit = 5 * time.Second
 	lastVisit  = 5 * time.Minute
 	maxFailed  = 3

@@ -3,6 +3,7 @@ package ble
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -228,42 +229,55 @@ func (r *rig) drive(d *Driver) *lines {
 	return l
 }
 
-// A device that cannot be connected to is down after some attempts, and says why.
+// A device that cannot be connected to is down at once if nothing else was heard of it, else after some attempts, and says why.
 func TestUnreachable(t *testing.T) {
-	radio := newFake()
-	air, err := NewAir("hci0", AirConfig{}, radio)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := New(Config{Address: thermometer.String(), GATT: &GATTConfig{Read: []Attribute{{UUID: "battery"}}}}, air, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.gatt.failed = maxFailed - 1
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	go func() {
-		for {
-			select {
-			case radio.reports <- report(thermometer, []byte{2, 1, 6}):
-			case <-ctx.Done():
-				return
+	for _, said := range []bool{false, true} {
+		radio := newFake()
+		air, err := NewAir("hci0", AirConfig{}, radio)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := New(Config{Address: thermometer.String(), GATT: &GATTConfig{Read: []Attribute{{UUID: "battery"}}}}, air, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said {
+			d.gatt.failed = maxFailed - 1
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			data := []byte{2, 1, 6}
+			if said {
+				data = hci.BTHome(1, 20)
 			}
+			for {
+				select {
+				case radio.reports <- report(thermometer, data):
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+		var got []string
+		err = d.Run(ctx, func(f codec.Frame) {
+			if f.Garbage != "" {
+				got = append(got, f.Garbage+": "+string(f.Raw))
+			}
+		})
+		cancel()
+		sending.Wait()
+		if err == nil || err.Error() != "the device does not answer" {
+			t.Errorf("%v", err)
 		}
-	}()
-	garbage := 0
-	err = d.Run(ctx, func(f codec.Frame) {
-		if f.Garbage == Unreachable && string(f.Raw) == "the device does not answer" {
-			garbage++
-		} else {
-			t.Errorf("%+v", f)
+		want := map[bool][]string{true: {Unreachable + ": the device does not answer"}}[said]
+		if !slices.Equal(got, want) {
+			t.Errorf("emitted %q, want %q", got, want)
 		}
-	})
-	if err == nil || err.Error() != "the device does not answer" || garbage != 1 {
-		t.Errorf("%v, %d", err, garbage)
-	}
-	if wait := time.Until(d.gatt.next); wait < 15*time.Second || wait > 20*time.Second {
-		t.Errorf("the next visit is in %v", wait)
+		least := map[bool]time.Duration{false: firstVisit, true: 4 * firstVisit}[said]
+		if wait := time.Until(d.gatt.next); wait < least-2*time.Second || wait > least {
+			t.Errorf("the next visit is in %v", wait)
+		}
 	}
 }
 

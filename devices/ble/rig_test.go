@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(2)
 			}
-			open = Open(index)
+			open = Open(index, slog.New(slog.NewJSONHandler(os.Stderr, nil)))
 		}
 		Serve(conn, open)
 		os.Exit(0)
@@ -59,31 +60,33 @@ type rig struct {
 	radio   *Helper
 	air     *Air
 	path    string
+	index   int // of the kernel's adapter
 	log     *logged
 	unplug  func()
 	serving sync.WaitGroup
 }
 
-// logged counts what the radio's processes say, and shows it in the test's log.
+// logged is what the radio's processes say.
 type logged struct {
-	t  *testing.T
-	mu sync.Mutex
-	n  int
+	mu   sync.Mutex
+	text strings.Builder
 }
 
 func (l *logged) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.n++
-	if l.n < 50 {
-		l.t.Logf("%s", b)
-	}
-	return len(b), nil
+	return l.text.Write(b)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func newRig(t *testing.T, cfg AirConfig) *rig {
 	t.Helper()
-	r := &rig{t: t, ctl: &hci.Controller{Address: [6]byte{1, 2, 3, 4, 5, 6}}, log: &logged{t: t}}
+	r := &rig{t: t, ctl: &hci.Controller{Address: [6]byte{1, 2, 3, 4, 5, 6}}, log: &logged{}}
 	dir, err := os.MkdirTemp("", "hci") // t.TempDir may be too long for a socket
 	if err != nil {
 		t.Fatal(err)
@@ -106,6 +109,10 @@ func newRig(t *testing.T, cfg AirConfig) *rig {
 			r.unplug()
 		}
 		r.serving.Wait()
+		if t.Failed() {
+			text := r.log.String()
+			t.Logf("the radio's processes said:\n%s", text[max(0, len(text)-4000):])
+		}
 	})
 	r.plug()
 	return r
@@ -122,6 +129,7 @@ func (r *rig) plug() {
 		if err != nil {
 			r.t.Fatal(err)
 		}
+		r.index = index
 		r.name(index)
 		r.serving.Go(func() { r.ctl.Serve(ctx, rw) })
 		r.unplug = func() {

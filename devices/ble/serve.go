@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,9 +14,14 @@ import (
 	"github.com/weir-iot/weir/devices/ble/link"
 )
 
-// Open opens an adapter of the kernel, hci<index>, for Serve.
-func Open(index int) func() (io.ReadWriteCloser, error) {
-	return func() (io.ReadWriteCloser, error) { return link.Open(index) }
+// Open opens an adapter of the kernel, hci<index>, for Serve. It takes it from whoever has it, and says so.
+func Open(index int, log *slog.Logger) func() (io.ReadWriteCloser, error) {
+	return func() (io.ReadWriteCloser, error) {
+		if link.InUse(index) {
+			log.Warn("the adapter is taken from another program: is bluetoothd running?", "adapter", fmt.Sprintf("hci%d", index))
+		}
+		return link.Open(index)
+	}
 }
 
 // How the radio's process watches its controller.

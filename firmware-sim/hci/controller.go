@@ -263,6 +263,10 @@ func (c *Controller) command(op uint16, p []byte) {
 		c.complete(op, 0, 0)
 	case 0x200f: // size of the filter list
 		c.complete(op, 0, 8)
+	case 0x203a: // the longest data to advertise
+		c.complete(op, 0, 31, 0)
+	case 0x203b: // sets of advertisements
+		c.complete(op, 0, 1)
 	case 0x201c: // states
 		c.complete(op, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 3, 0, 0)
 	case 0x200c, 0x2042:

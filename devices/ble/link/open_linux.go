@@ -1,10 +1,12 @@
 package link
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"time"
+	"unsafe"
 
 	"github.com/go-ble/ble/linux/hci/socket"
 	"golang.org/x/sys/unix"
@@ -55,4 +57,25 @@ func words(err error) error {
 		return errors.New("it does not answer the kernel: unplug it and plug it in again")
 	}
 	return fmt.Errorf("it cannot be opened: %w", err)
+}
+
+// The kernel's interface (include/net/bluetooth/hci_sock.h).
+const (
+	getDeviceInfo = 0x800448d3
+	infoFlags     = 16 // offset of the flags in what it answers
+	infoSize      = 256
+	flagUp        = 1 << 0
+)
+
+// InUse tells whether somebody has the adapter switched on: the kernel itself switches off those that nobody uses.
+func InUse(index int) bool {
+	fd, err := unix.Socket(unix.AF_BLUETOOTH, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.BTPROTO_HCI)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var info [infoSize]byte
+	binary.NativeEndian.PutUint16(info[:], uint16(index))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), getDeviceInfo, uintptr(unsafe.Pointer(&info)))
+	return errno == 0 && binary.NativeEndian.Uint32(info[infoFlags:])&flagUp != 0
 }

@@ -49,6 +49,14 @@ test: go-version deps ## run every test; what is skipped is listed with its reas
 	@$(GOTESTSUM) --format pkgname -- $(RACE) -timeout 20m ./...
 	@cd firmware-sim/bench && $(GO) vet ./...
 
+.PHONY: test-ble-vm
+test-ble-vm: go-version deps ## Bluetooth through a real kernel in qemu, without hardware: scan, GATT and every fault
+	@$(GO) run ./firmware-sim/hci/vm -kernel "$${XDG_CACHE_HOME:-$$HOME/.cache}/weir/kernel"
+
+.PHONY: ble-noise
+ble-noise: go-version ## a million broken advertisements and a million broken HCI packets
+	@WEIR_NOISE=1000000 $(GO) test -count 1 -v -run '^TestNoise$$' ./devices/ble/...
+
 .PHONY: store-arm
 store-arm: deps ## the whole store suite as ARMv6, under qemu-user; takes long
 	@command -v qemu-arm >/dev/null || { echo "qemu-arm is not installed: apt-get install qemu-user"; exit 1; }

@@ -2,10 +2,12 @@ package devices
 
 import (
 	"errors"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
 
+	"github.com/weir-iot/weir/devices/ble"
 	"github.com/weir-iot/weir/devices/codec"
 	"github.com/weir-iot/weir/devices/modbus"
 	"github.com/weir-iot/weir/devices/serial"
@@ -14,8 +16,9 @@ import (
 )
 
 // kinds is THE list of drivers. Each decodes its section of the configuration, strictly.
-func kinds(b buses) []kind {
+func kinds(b buses, r *radios) []kind {
 	return []kind{
+		{"ble", r.newBLE},
 		{"modbus", b.newModbus},
 		{"serial", newSerial},
 	}
@@ -162,15 +165,97 @@ func NewBus(s config.Section) (*modbus.Bus, error) {
 	return bus, place(s, err)
 }
 
+func (r *radios) newBLE(s config.Section, c *common) (Driver, []string, error) {
+	cfg := struct {
+		*common    `yaml:",inline"`
+		ble.Config `yaml:",inline"`
+	}{common: c}
+	if err := s.Decode(&cfg); err != nil {
+		return nil, nil, err
+	}
+	if cfg.Adapter == "" {
+		cfg.Adapter = ble.DefaultAdapter
+	}
+	air, err := r.get(cfg.Adapter)
+	if err != nil {
+		return nil, nil, &gateway.KeyError{Key: "adapter", Err: err}
+	}
+	d, err := ble.New(cfg.Config, air, c.ExpireAfter)
+	if err != nil {
+		return nil, nil, err
+	}
+	names := d.Names()
+	for name := range c.Measurements {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return d, names, nil
+}
+
+// radios are the adapters that devices share, by name.
+type radios struct {
+	airs     map[string]*ble.Air
+	log      *slog.Logger
+	explicit []*ble.Air // those that the configuration names: they listen also without a device
+}
+
+// newRadios makes the radios of all sections. Its error is every mistake in them.
+func newRadios(sections map[string]config.Section, log *slog.Logger) (radios, error) {
+	r := radios{airs: map[string]*ble.Air{}, log: log}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(sections)) {
+		var cfg ble.AirConfig
+		s := sections[name]
+		_, err := ble.AdapterIndex(name)
+		if err != nil {
+			err = s.Errorf("", "%v", err)
+		} else if err = s.Decode(&cfg); err == nil {
+			err = place(s, r.add(name, cfg))
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.explicit = append(r.explicit, r.airs[name])
+	}
+	return r, errors.Join(errs...)
+}
+
+func (r *radios) add(name string, cfg ble.AirConfig) error {
+	if _, err := ble.AdapterIndex(name); err != nil {
+		return err
+	}
+	radio, err := ble.NewHelper(name, nil, r.log)
+	if err != nil {
+		return err
+	}
+	air, err := ble.NewAir(name, cfg, radio)
+	if err == nil {
+		r.airs[name] = air
+	}
+	return err
+}
+
+// get returns the radio of an adapter, which need not be configured.
+func (r *radios) get(name string) (*ble.Air, error) {
+	if r.airs[name] == nil {
+		if err := r.add(name, ble.AirConfig{}); err != nil {
+			return nil, err
+		}
+	}
+	return r.airs[name], nil
+}
+
 // load makes the driver of one section.
-func load(s config.Section, b buses) (kind, common, Driver, []string, error) {
+func load(s config.Section, b buses, r *radios) (kind, common, Driver, []string, error) {
 	var c common
 	name, err := s.Kind("driver")
 	if err != nil {
 		return kind{}, c, nil, nil, err
 	}
 	var names []string
-	for _, k := range kinds(b) {
+	for _, k := range kinds(b, r) {
 		if k.name == name {
 			d, measurements, err := k.new(s, &c)
 			return k, c, d, measurements, place(s, err)

@@ -82,6 +82,9 @@ func (s *state) started() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.status.Starts++
+	if s.status.Reason == notStarted {
+		s.status.Reason = "no sign of it yet"
+	}
 }
 
 func (s *state) frame() {

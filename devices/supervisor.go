@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weir-iot/weir/devices/ble"
 	"github.com/weir-iot/weir/devices/codec"
 	"github.com/weir-iot/weir/devices/modbus"
 	"github.com/weir-iot/weir/gateway"
@@ -27,6 +28,7 @@ type Ingest func(ctx context.Context, e *gateway.Event, done func(error)) error
 type Options struct {
 	Sections map[string]config.Section // by device id
 	Buses    map[string]config.Section // by id, for devices that share a line
+	Radios   map[string]config.Section // by adapter, such as hci0
 	Site     string
 	Ingest   Ingest
 	State    State // nil: what was retained for a device that is gone stays
@@ -51,6 +53,7 @@ const (
 // Supervisor keeps the drivers of all devices running.
 type Supervisor struct {
 	devices   []*device // sorted by id
+	radios    radios
 	site      string
 	ingest    Ingest
 	state     State
@@ -101,8 +104,11 @@ func New(o Options) (*Supervisor, error) {
 			}
 		}
 	}
+	if s.radios, err = newRadios(o.Radios, o.Logger); err != nil {
+		errs = append(errs, err)
+	}
 	for _, id := range slices.Sorted(maps.Keys(o.Sections)) {
-		d, err := newDevice(o, id, o.Sections[id], shared)
+		d, err := newDevice(o, id, o.Sections[id], shared, &s.radios)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -117,8 +123,8 @@ func New(o Options) (*Supervisor, error) {
 	return s, nil
 }
 
-func newDevice(o Options, id string, section config.Section, shared buses) (*device, error) {
-	kind, common, driver, names, err := load(section, shared)
+func newDevice(o Options, id string, section config.Section, shared buses, radios *radios) (*device, error) {
+	kind, common, driver, names, err := load(section, shared, radios)
 	if err != nil {
 		return nil, err
 	}
@@ -174,11 +180,23 @@ func (s *Supervisor) Status() []Status {
 	return all
 }
 
+// Radios returns how every adapter is that is configured or that a device uses, sorted by name.
+func (s *Supervisor) Radios() []ble.Status {
+	var all []ble.Status
+	for _, name := range slices.Sorted(maps.Keys(s.radios.airs)) {
+		all = append(all, s.radios.airs[name].Status())
+	}
+	return all
+}
+
 // Run runs the drivers until ctx ends, and returns when all of them have.
 func (s *Supervisor) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	for _, d := range s.devices {
 		running.Go(func() { d.run(ctx) })
+	}
+	for _, a := range s.radios.explicit {
+		running.Go(func() { a.Run(ctx) })
 	}
 	running.Go(func() {
 		if s.discovery != nil {

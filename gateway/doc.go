@@ -28,7 +28,7 @@
 //
 // # The floors
 //
-// Imports only go down: 0 gateway; 1 gateway/auth, devices/codec, devices/serial/port, bridge/dial, bridge/cloudevents;
+// Imports only go down: 0 gateway; 1 gateway/auth, gateway/child, devices/codec, devices/serial/port, bridge/dial, bridge/cloudevents;
 // 2 gateway/broker, gateway/config, gateway/health, store, bridge/web, each driver and each sink; 3 devices, bridge;
 // 4 cmd/weir, firmware-sim. Siblings on floor 2 never import each other; what one
 // needs of another is handed in by cmd/weir/wire.go as a small function. The test in

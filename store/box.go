@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/child"
 )
 
 // Box runs state and reservoir in a child process, so that what ends Badger does not end the gateway: it
@@ -46,7 +47,7 @@ type Box struct {
 type BoxOptions struct {
 	Dir string // of the gateway's data: state/ and reservoir/ are made in it
 
-	// Command starts a program that calls ServeBox with Dir and file descriptor 3; Dir is
+	// Command starts a program that calls ServeBox with Dir and child.Conn; Dir is
 	// appended. The default is this program with "box".
 	Command []string
 	// OpenTimeout is how long the databases may take to open before the child is killed, which counts
@@ -74,9 +75,6 @@ const (
 	boxSteady     = 10 * time.Second // a child that lived as long begins with the shortest backoff again
 )
 
-// BoxFile is the file descriptor a child is given.
-const BoxFile = 3
-
 // OpenBox starts the child and returns when it has opened both databases. It fails with what the child could
 // not do, and if it does not come up in so many attempts that each database that breaks it would have been set aside.
 func OpenBox(o BoxOptions) (*Box, error) {
@@ -93,11 +91,10 @@ func OpenBox(o BoxOptions) (*Box, error) {
 		o.CallTimeout = 2 * time.Minute
 	}
 	if len(o.Command) == 0 {
-		self, err := os.Executable()
-		if err != nil {
+		var err error
+		if o.Command, err = child.Command("box"); err != nil {
 			return nil, fmt.Errorf("open box: %w", err)
 		}
-		o.Command = []string{self, "box"}
 	}
 	if err := os.MkdirAll(o.Dir, 0o750); err != nil {
 		return nil, fmt.Errorf("open box: %w", err)
@@ -106,7 +103,7 @@ func OpenBox(o BoxOptions) (*Box, error) {
 	b := &Box{o: o, stop: stop, done: make(chan struct{}), patience: 1}
 	b.state.b, b.reservoir.b = b, b
 	b.reservoir.stats = map[string]Stat{}
-	var c *child
+	var c *boxProcess
 	var err error
 	for range 2*maxStrikes + 2 { // for two databases
 		if c, err = b.start(); err == nil || !errors.Is(err, errChildDied) {
@@ -151,43 +148,32 @@ func (b *Box) do(v verb, body []byte) ([][]byte, error) {
 	return c.do(v, body)
 }
 
-// child is one process.
-type child struct {
-	cmd    *exec.Cmd
-	client *client
-	ended  chan error // of cmd.Wait, once
-	born   time.Time
-	late   atomic.Bool // it did not open in time
-	hung   bool        // watch said so; known when serve returns
+// boxProcess is one child.
+type boxProcess struct {
+	process *child.Process
+	client  *client
+	ended   chan error // of cmd.Wait, once
+	born    time.Time
+	late    atomic.Bool // it did not open in time
+	hung    bool        // watch said so; known when serve returns
 }
 
 // start starts a child and waits until it answers.
-func (b *Box) start() (*child, error) {
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+func (b *Box) start() (*boxProcess, error) {
+	command := append(b.o.Command[:len(b.o.Command):len(b.o.Command)], b.o.Dir)
+	env := []string{"GOMEMLIMIT=" + boxMemory, "GOTRACEBACK=single"}
+	process, err := child.Start(command, env, "the process with the databases", b.o.Logger)
 	if err != nil {
-		return nil, os.NewSyscallError("socketpair", err)
-	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "box"), os.NewFile(uintptr(fds[1]), "gateway")
-	cmd := exec.Command(b.o.Command[0], append(b.o.Command[1:len(b.o.Command):len(b.o.Command)], b.o.Dir)...)
-	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.Env = append(os.Environ(), "GOMEMLIMIT="+boxMemory, "GOTRACEBACK=single")
-	out := &boxLog{log: b.o.Logger}
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.WaitDelay = time.Second
-	if err := cmd.Start(); err != nil {
-		ours.Close()
-		theirs.Close()
 		return nil, err
 	}
-	theirs.Close()
-	c := &child{
-		cmd: cmd, client: newClient(ours), ended: make(chan error, 1), born: time.Now(),
+	c := &boxProcess{
+		process: process, client: newClient(process.Conn), ended: make(chan error, 1), born: time.Now(),
 	}
-	go func() { c.ended <- cmd.Wait() }()
+	go func() { c.ended <- process.Wait() }()
 	late := time.AfterFunc(b.o.OpenTimeout, func() {
 		c.late.Store(true)
 		b.o.Logger.Error("the databases do not open; their process is killed", "after", b.o.OpenTimeout)
-		cmd.Process.Kill()
+		process.Kill()
 	})
 	_, v, body, err := c.client.w.receive()
 	late.Stop()
@@ -202,13 +188,13 @@ func (b *Box) start() (*child, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.client, b.why, b.child = c.client, nil, cmd.Process.Pid
+	b.client, b.why, b.child = c.client, nil, process.Pid()
 	return c, nil
 }
 
 // reap waits for a child that died, and says how. A database that it was opening gets a strike if the child broke: not if
 // it was killed by somebody else, or if it died of a full disk.
-func (b *Box) reap(c *child) error {
+func (b *Box) reap(c *boxProcess) error {
 	c.client.w.c.Close()
 	err := <-c.ended
 	if (broke(err) || c.late.Load()) && checkFree(filepath.Join(b.o.Dir, "state")) == nil {
@@ -245,15 +231,15 @@ func broke(err error) bool {
 }
 
 // end closes the wire, which lets a child close its databases, and waits for it.
-func (b *Box) end(c *child) error {
+func (b *Box) end(c *boxProcess) error {
 	c.client.w.c.Close()
-	late := time.AfterFunc(closeLimit+lockWait, func() { c.cmd.Process.Kill() })
+	late := time.AfterFunc(closeLimit+lockWait, func() { c.process.Kill() })
 	defer late.Stop()
 	return <-c.ended
 }
 
 // run keeps a child until ctx ends.
-func (b *Box) run(ctx context.Context, c *child) {
+func (b *Box) run(ctx context.Context, c *boxProcess) {
 	defer close(b.done)
 	backoff := boxBackoff
 	for {
@@ -289,7 +275,7 @@ func (b *Box) run(ctx context.Context, c *child) {
 }
 
 // serve returns when the child has ended.
-func (b *Box) serve(ctx context.Context, c *child) error {
+func (b *Box) serve(ctx context.Context, c *boxProcess) error {
 	stopped := context.AfterFunc(ctx, func() { c.client.w.c.Close() })
 	defer stopped()
 	gone := make(chan struct{})
@@ -304,7 +290,7 @@ func (b *Box) serve(ctx context.Context, c *child) error {
 		return b.end(c)
 	}
 	if !errors.Is(err, io.EOF) { // what it sends is nonsense, or it cannot be written to
-		c.cmd.Process.Kill()
+		c.process.Kill()
 	}
 	b.down(errChildDied)
 	c.client.fail(b.reason(errChildDied))
@@ -313,7 +299,7 @@ func (b *Box) serve(ctx context.Context, c *child) error {
 
 // watch closes the wire to a child that hangs, after which it is killed. Time is counted in ticks, so that a gateway that was
 // itself stopped for a while does not blame its child.
-func (b *Box) watch(c *child, gone <-chan struct{}) {
+func (b *Box) watch(c *boxProcess, gone <-chan struct{}) {
 	every := b.o.Silence * time.Duration(b.patience) / boxTicks
 	late := int(boxTicks * b.o.CallTimeout / b.o.Silence)
 	tick := time.NewTicker(every)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -30,16 +29,6 @@ type box struct {
 	mu        sync.RWMutex // held for writing while a database is opened another way
 	state     *State
 	reservoir *Reservoir
-}
-
-// BoxConn is the child's end of the wire.
-func BoxConn() (net.Conn, error) {
-	f := os.NewFile(BoxFile, "gateway")
-	if f == nil {
-		return nil, errors.New("no gateway started this")
-	}
-	defer f.Close()
-	return net.FileConn(f)
 }
 
 // ServeBox is the main of the child process: it opens state and reservoir in dir and answers what comes

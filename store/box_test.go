@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/gateway"
+	"github.com/weir-iot/weir/gateway/child"
 )
 
 const boxChild = "WEIR_TEST_BOX"
@@ -37,7 +38,7 @@ func TestBoxChild(t *testing.T) {
 		t.Skip("only as a child process")
 	}
 	signal.Ignore(os.Interrupt, syscall.SIGTERM)
-	conn, err := BoxConn()
+	conn, err := child.Conn()
 	if deaf := os.Getenv(boxDeaf); deaf != "" && err == nil {
 		deafBox(conn, deaf)
 	}

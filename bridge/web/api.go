@@ -126,6 +126,10 @@ func (s *Server) apiDevices(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, r, orEmpty(s.o.Devices()))
 }
 
+func (s *Server) apiRadios(w http.ResponseWriter, r *http.Request) {
+	s.answer(w, r, orEmpty(s.o.Radios()))
+}
+
 func (s *Server) apiUplinks(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, r, orEmpty(s.o.Uplinks()))
 }

@@ -50,6 +50,7 @@ type Options struct {
 	// MQTT serves one MQTT connection and returns when it has ended. Nil: no /mqtt.
 	MQTT    func(context.Context, net.Conn)
 	Devices func() []Device
+	Radios  func() []Radio
 	// Target is where name of a device is set. Nil: no device can be.
 	Target    func(device, name string) (Target, error)
 	Uplinks   func() []Uplink
@@ -96,6 +97,37 @@ type Measurement struct {
 	Topic string `json:"topic"`
 	Unit  string `json:"unit,omitempty"`
 	Kind  string `json:"kind,omitempty"` // what is measured: temperature, energy …
+}
+
+// Radio is a Bluetooth adapter.
+type Radio struct {
+	Name     string    `json:"adapter"`
+	Up       bool      `json:"up"`
+	Reason   string    `json:"reason,omitempty"` // why it is not up
+	Since    time.Time `json:"since,omitzero"`
+	Address  string    `json:"address,omitempty"`
+	Extended bool      `json:"extended"` // it hears the long advertisements of Bluetooth 5
+	Starts   uint64    `json:"starts"`
+	Heard    uint64    `json:"heard"`  // advertisements
+	Weak     uint64    `json:"weak"`   // left out because of min_rssi
+	Denied   uint64    `json:"denied"` // left out because of allow and deny
+	Seen     []Near    `json:"seen"`
+}
+
+// Near is a Bluetooth device that is heard and not configured.
+type Near struct {
+	ID       string    `json:"id"` // what a device's id may be set to, if its address changes
+	Address  string    `json:"address"`
+	Private  bool      `json:"private"` // the address changes
+	Name     string    `json:"name,omitempty"`
+	Format   string    `json:"format,omitempty"`
+	Model    string    `json:"model,omitempty"`
+	RSSI     int       `json:"rssi"`
+	First    time.Time `json:"first"`
+	Last     time.Time `json:"last"`
+	Count    uint64    `json:"count"`
+	Readings []string  `json:"readings,omitempty"`
+	Problem  string    `json:"problem,omitempty"`
 }
 
 // Uplink is what the bridge says of one uplink.
@@ -229,6 +261,9 @@ func New(o Options) (*Server, error) {
 	if o.Devices == nil {
 		o.Devices = func() []Device { return nil }
 	}
+	if o.Radios == nil {
+		o.Radios = func() []Radio { return nil }
+	}
 	if o.Uplinks == nil {
 		o.Uplinks = func() []Uplink { return nil }
 	}
@@ -296,6 +331,7 @@ func (s *Server) routes(page http.Handler) http.Handler {
 	if s.o.Target != nil {
 		inside.HandleFunc("POST /api/devices/{id}/set", s.apiSet)
 	}
+	inside.HandleFunc("GET /api/radios", s.apiRadios)
 	inside.HandleFunc("GET /api/uplinks", s.apiUplinks)
 	inside.HandleFunc("GET /api/downlinks", s.apiDownlinks)
 	inside.HandleFunc("GET /api/ledger", s.apiLedger)

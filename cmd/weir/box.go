@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weir-iot/weir/gateway/child"
 	"github.com/weir-iot/weir/store"
 )
 
@@ -21,7 +22,7 @@ func boxCommand() *cobra.Command {
 		Args:   args(1, 1, "a directory"),
 		RunE: func(cmd *cobra.Command, dir []string) error {
 			signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-			conn, err := store.BoxConn()
+			conn, err := child.Conn()
 			if err != nil {
 				return exitf(exitUsage, "%s is started by weir run: %w", cmd.CommandPath(), err)
 			}

@@ -19,7 +19,7 @@ func floor(path string) (n int, known bool) {
 	switch {
 	case rel == "gateway":
 		return 0, true
-	case rel == "gateway/auth", rel == "devices/codec", rel == "devices/serial/port", rel == "bridge/dial", rel == "bridge/cloudevents":
+	case rel == "gateway/auth", rel == "gateway/child", rel == "devices/codec", rel == "devices/serial/port", rel == "bridge/dial", rel == "bridge/cloudevents":
 		return 1, true
 	case rel == "devices", rel == "bridge":
 		return 3, true

@@ -14,6 +14,7 @@ import (
 	"github.com/weir-iot/weir/bridge"
 	"github.com/weir-iot/weir/bridge/web"
 	"github.com/weir-iot/weir/devices"
+	"github.com/weir-iot/weir/devices/ble/adv"
 	"github.com/weir-iot/weir/devices/mqttsn"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/auth"
@@ -189,6 +190,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 			t, err := a.devices.Target(device, name)
 			return web.Target(t), err
 		},
+		Radios:    a.radioStatus,
 		Uplinks:   a.uplinkStatus,
 		Downlinks: a.downlinkStatus,
 		Ledger:    a.ledger,
@@ -297,6 +299,26 @@ func (a *app) deviceStatus() []web.Device {
 	return all
 }
 
+func (a *app) radioStatus() (all []web.Radio) {
+	for _, r := range a.devices.Radios() {
+		radio := web.Radio{
+			Name: r.Name, Up: r.Up, Reason: r.Reason, Since: r.Since, Extended: r.Controller.Extended, Starts: r.Starts,
+			Heard: r.Heard, Weak: r.Weak, Denied: r.Denied, Seen: []web.Near{},
+		}
+		if r.Controller.Address != (adv.Addr{}) {
+			radio.Address = r.Controller.Address.String()
+		}
+		for _, s := range r.Seen {
+			radio.Seen = append(radio.Seen, web.Near{
+				ID: s.ID, Address: s.Address, Private: s.Private, Name: s.Name, Format: s.Format, Model: s.Model, RSSI: int(s.RSSI),
+				First: s.First, Last: s.Last, Count: s.Count, Readings: s.Readings, Problem: s.Problem,
+			})
+		}
+		all = append(all, radio)
+	}
+	return all
+}
+
 func measurements(of []devices.Measurement) (all []web.Measurement) {
 	for _, m := range of {
 		all = append(all, web.Measurement{Name: m.Name, Topic: m.Topic, Unit: m.Unit, Kind: m.Kind.Name})
@@ -306,7 +328,8 @@ func measurements(of []devices.Measurement) (all []web.Measurement) {
 
 // newDevices fills in what stands in the configuration.
 func newDevices(cfg *config.Config, o devices.Options) (*devices.Supervisor, error) {
-	o.Sections, o.Buses, o.Site, o.GatewayID = cfg.Devices, cfg.Buses, cfg.Gateway.Site, cfg.Gateway.ID
+	o.Sections, o.Buses, o.Radios = cfg.Devices, cfg.Buses, cfg.Radios
+	o.Site, o.GatewayID = cfg.Gateway.Site, cfg.Gateway.ID
 	o.Logger = o.Logger.With("part", "devices")
 	if d := cfg.Discovery; d.Enabled != "false" {
 		o.Discovery = &devices.Discovery{Prefix: d.Prefix, Always: d.Enabled == "true", Version: version}

@@ -49,8 +49,8 @@ func Conformance(t *testing.T, makeRig func(t *testing.T) *Rig) {
 	run := func(name string, test func(t *testing.T, rig *Rig)) {
 		t.Run(name, func(t *testing.T) {
 			leaks := goleak.IgnoreCurrent()
+			t.Cleanup(func() { goleak.VerifyNone(t, leaks) }) // after the rig's own
 			test(t, makeRig(t))
-			goleak.VerifyNone(t, leaks)
 		})
 	}
 	run("connected is said first", func(t *testing.T, rig *Rig) {

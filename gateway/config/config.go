@@ -21,6 +21,7 @@ type Config struct {
 	Health    Health
 	Discovery Discovery
 	Buses     map[string]Section // by id; lines and connections that devices share
+	Radios    map[string]Section // by adapter; Bluetooth adapters that devices share
 	Devices   map[string]Section // by id; the driver decodes its own
 	Uplinks   map[string]Section // by id; the sink decodes its own
 	Routes    map[string]Route

@@ -147,7 +147,7 @@ func (n *node) prefix(path []string) (*entry, int) {
 
 // keyed are the sections whose keys are ids. What stands under an id is one thing and
 // is said in one place; everything else may be spread over files.
-var keyed = map[string]bool{"buses": true, "devices": true, "uplinks": true, "routes": true, "downlinks": true, "roles": true, "users": true}
+var keyed = map[string]bool{"buses": true, "radios": true, "devices": true, "uplinks": true, "routes": true, "downlinks": true, "roles": true, "users": true}
 
 // merge puts the entries of from into n.
 func (n *node) merge(from *node, path ...string) (errs Errors) {

@@ -40,8 +40,8 @@ func (a Addr) String() string {
 	return fmt.Sprintf("%02X:%02X:%02X:%02X:%02X:%02X", a[0], a[1], a[2], a[3], a[4], a[5])
 }
 
-// id is the form in device ids: a4c138001122.
-func (a Addr) id() string { return hex.EncodeToString(a[:]) }
+// ID is the form in device ids: a4c138001122.
+func (a Addr) ID() string { return hex.EncodeToString(a[:]) }
 
 // reversed is the order on the air.
 func (a Addr) reversed() []byte {
@@ -97,6 +97,9 @@ type Report struct {
 func (r Report) Private() bool {
 	return r.AddrKind == Anonymous || r.AddrKind == Random && r.Addr[0]>>6 != 3
 }
+
+// Name is what the device calls itself in this advertisement; empty if it does not say.
+func (r Report) Name() string { return parse(r).name }
 
 // UUID names a service, in the order it is written in.
 type UUID [16]byte

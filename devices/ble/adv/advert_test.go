@@ -75,7 +75,7 @@ func TestParse(t *testing.T) {
 func TestAddrAndUUID(t *testing.T) {
 	for _, s := range []string{"A4:C1:38:0d:00:FF", "a4-c1-38-0d-00-ff", "a4c1380d00ff"} {
 		a, err := ParseAddr(s)
-		if err != nil || a.String() != "A4:C1:38:0D:00:FF" || a.id() != "a4c1380d00ff" {
+		if err != nil || a.String() != "A4:C1:38:0D:00:FF" || a.ID() != "a4c1380d00ff" {
 			t.Errorf("%s: %s, %v", s, a, err)
 		}
 	}

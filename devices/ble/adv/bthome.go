@@ -160,7 +160,7 @@ func decodeBTHome(d *Decoder, p *packet) (*Result, error) {
 		addr, rest = addrOnAir(rest), rest[6:]
 	}
 	r := newResult(p, "bthome_v2", "")
-	r.ID = addr.id()
+	r.ID = addr.ID()
 	if info&bthomeEncrypted == 0 {
 		if d.keys[addr] != nil {
 			return r, ErrPlain
@@ -375,7 +375,7 @@ func (r *Result) bthomeV1Objects(data []byte) bool {
 		}
 		if typ == v1Address {
 			if size == 6 { // there is no id
-				r.ID = addrOnAir(data[1:]).id()
+				r.ID = addrOnAir(data[1:]).ID()
 			}
 			data = data[1+size:]
 			continue

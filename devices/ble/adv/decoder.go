@@ -42,7 +42,7 @@ type Result struct {
 }
 
 func newResult(p *packet, format, model string) *Result {
-	return &Result{Format: format, Model: model, ID: p.Addr.id()}
+	return &Result{Format: format, Model: model, ID: p.Addr.ID()}
 }
 
 func (r *Result) count(n uint32) { r.Counter, r.HasCounter = n, true }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/gateway"
 )
 
 // Field is one value in the bytes of an advertisement, as it stands in a table. Numbers
@@ -325,4 +326,28 @@ func (f Field) named(values map[string]string) Field {
 func (f Field) when(at int, mask uint64, is ...int64) Field {
 	f.When = append(slices.Clone(f.When), Condition{At: at, Mask: mask, Is: is})
 	return f
+}
+
+// Values reads fields from data that is no advertisement, such as an attribute. What is not there is no reading.
+func Values(data []byte, fields []Field) []codec.Reading {
+	var r Result
+	r.readings(data, fields)
+	return r.Readings
+}
+
+// CheckFields checks fields that a user wrote for Values. Errors are gateway.KeyErrors below key.
+func CheckFields(key string, fields []Field) error {
+	if len(fields) > maxFields {
+		return gateway.BadKey(key, "has %d entries; the most are %d", len(fields), maxFields)
+	}
+	for i := range fields {
+		key := fmt.Sprintf("%s.%d", key, i)
+		if err := fields[i].check(key); err != nil {
+			return err
+		}
+		if err := codec.CheckName(fields[i].Name); err != nil {
+			return gateway.BadKey(key+".name", "%v", err)
+		}
+	}
+	return nil
 }

@@ -45,7 +45,7 @@ func show(results []Result, err error) string {
 		if r.Model != "" {
 			s += " " + r.Model
 		}
-		if r.ID != sensor.id() {
+		if r.ID != sensor.ID() {
 			s += " id=" + r.ID
 		}
 		if r.HasCounter {

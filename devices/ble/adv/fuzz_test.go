@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -239,6 +240,12 @@ func TestNoise(t *testing.T) {
 	rounds := 50_000
 	if testing.Short() {
 		rounds = 5_000
+	}
+	if text := os.Getenv("WEIR_NOISE"); text != "" { // make ble-noise
+		var err error
+		if rounds, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
 	}
 	file, err := os.ReadFile("testdata/vectors.json")
 	if err != nil {

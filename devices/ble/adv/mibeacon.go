@@ -56,7 +56,7 @@ func decodeMiBeacon(d *Decoder, p *packet) (*Result, error) {
 		if addr != p.Addr && !p.Private() {
 			return nil, malformed("it is from %s and says %s", p.Addr, addr)
 		}
-		r.ID = addr.id()
+		r.ID = addr.ID()
 	}
 	if control&miCapability != 0 {
 		if len(rest) < 1 {

@@ -167,7 +167,7 @@ func decodeSwitchBot(_ *Decoder, p *packet) (*Result, error) {
 	}
 	r := newResult(p, "switchbot", device.model)
 	if len(maker) >= 6 {
-		r.ID = newAddr(maker).id()
+		r.ID = newAddr(maker).ID()
 	}
 	if len(maker) > 6 {
 		r.count(uint32(maker[6]))

@@ -234,9 +234,9 @@ func check(v vector, field string, want any, report Report, r Result) string {
 		}
 		mac := strings.ToLower(strings.ReplaceAll(want.(string), ":", ""))
 		switch {
-		case r.ID == mac || report.Addr.id() == mac:
+		case r.ID == mac || report.Addr.ID() == mac:
 		case v.Decoder == "sonoff" && r.ID == "sonoff-"+mac[4:]: // it has an id of four bytes
-		case r.Model == "H5178-outdoor" && r.ID == report.Addr.id()+"-1": // there is one address; the source adds 1 to it
+		case r.Model == "H5178-outdoor" && r.ID == report.Addr.ID()+"-1": // there is one address; the source adds 1 to it
 		default:
 			return "id " + r.ID
 		}

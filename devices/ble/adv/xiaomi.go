@@ -63,11 +63,11 @@ func decodeATC(d *Decoder, p *packet) (*Result, error) {
 	}
 	switch len(data) {
 	case 13:
-		r.ID = newAddr(data).id()
+		r.ID = newAddr(data).ID()
 		r.count(uint32(data[12]))
 		r.readings(data, atc1441)
 	case 14, 15:
-		r.ID = addrOnAir(data).id()
+		r.ID = addrOnAir(data).ID()
 		r.count(uint32(data[13]))
 		r.readings(data, atcCustom)
 	case 11:
@@ -134,7 +134,7 @@ func decodeQingping(_ *Decoder, p *packet) (*Result, error) {
 	if addr := addrOnAir(data[2:]); addr != p.Addr && model != "CGDN1" && !p.Private() {
 		return nil, malformed("it is from %s and says %s", p.Addr, addr)
 	}
-	r.ID = addrOnAir(data[2:]).id()
+	r.ID = addrOnAir(data[2:]).ID()
 	for rest := data[8:]; len(rest) >= 2; {
 		id, size := rest[0], int(rest[1])
 		if size > len(rest)-2 {

@@ -1,4 +1,4 @@
-package store
+package child
 
 import (
 	"bytes"
@@ -8,27 +8,28 @@ import (
 	"time"
 )
 
-// boxLog takes what a child writes to the log: lines of its own logger with their level, and other lines, which are
+// lines takes what a child writes to the log: lines of its own logger with their level, and other lines, which are
 // of a crash, as errors.
-type boxLog struct {
+type lines struct {
 	log   *slog.Logger
+	name  string
 	rest  []byte
-	lines int // since when
+	count int // since when
 	since time.Time
 }
 
 // More lines than these in that time are left out, and of a line what is longer.
 const (
-	boxLines = 40
-	boxSpan  = 10 * time.Second
-	boxLine  = 2 << 10
+	maxLines = 40
+	span     = 10 * time.Second
+	maxLine  = 2 << 10
 )
 
-func (l *boxLog) Write(b []byte) (int, error) {
+func (l *lines) Write(b []byte) (int, error) {
 	n := len(b)
 	for len(b) > 0 {
 		line, after, whole := bytes.Cut(b, []byte("\n"))
-		l.rest = append(l.rest, line[:min(len(line), boxLine-min(boxLine, len(l.rest)))]...)
+		l.rest = append(l.rest, line[:min(len(line), maxLine-min(maxLine, len(l.rest)))]...)
 		if b = after; whole {
 			l.line(l.rest)
 			l.rest = l.rest[:0]
@@ -37,16 +38,16 @@ func (l *boxLog) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-func (l *boxLog) line(b []byte) {
-	if time.Since(l.since) > boxSpan {
-		l.lines, l.since = 0, time.Now()
+func (l *lines) line(b []byte) {
+	if time.Since(l.since) > span {
+		l.count, l.since = 0, time.Now()
 	}
-	if l.lines++; l.lines > boxLines || len(b) == 0 {
+	if l.count++; l.count > maxLines || len(b) == 0 {
 		return
 	}
 	var said map[string]any
 	if json.Unmarshal(b, &said) != nil {
-		l.log.Error("the process with the databases said", "line", string(b))
+		l.log.Error(l.name+" said", "line", string(b))
 		return
 	}
 	level := slog.LevelError

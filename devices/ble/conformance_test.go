@@ -1,0 +1,15 @@
+package ble_test
+
+import (
+	"testing"
+
+	"github.com/weir-iot/weir/devices/ble"
+	"github.com/weir-iot/weir/devices/devicetest"
+)
+
+func TestConformance(t *testing.T) {
+	devicetest.Conformance(t, func(t *testing.T) *devicetest.Rig {
+		d, say, noise, unplug, plug := ble.ConformanceRig(t)
+		return &devicetest.Rig{Driver: d, Say: say, Noise: noise, Unplug: unplug, Plug: plug}
+	})
+}

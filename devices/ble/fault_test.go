@@ -1,0 +1,170 @@
+package ble
+
+import (
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/weir-iot/weir/firmware-sim/hci"
+)
+
+// promised is how soon the radio scans again after whatever happened to it.
+const promised = 15 * time.Second
+
+// TestFaults: whatever happens to the adapter or its process, it is said, and scanning goes on in time.
+func TestFaults(t *testing.T) {
+	for _, fault := range []struct {
+		name string
+		do   func(r *rig)
+		mend func(r *rig) // what a person does, or time; nil: nothing has to be done
+		says string       // in the reason of the radio's being down
+	}{
+		{"adapter pulled", (*rig).pull, (*rig).plug, "adapter is gone"},
+		{"controller mute until it is reset", func(r *rig) { r.ctl.Mute() }, nil, "does not answer"},
+		{"controller dead for a while", func(r *rig) { r.ctl.Dead(true) }, func(r *rig) { r.ctl.Dead(false) }, "does not answer"},
+		{"controller reports a fault", func(r *rig) { r.ctl.Inject([]byte{0x04, 0x10, 1, 0x42}) }, nil, "hardware"},
+		{"process killed", func(r *rig) { syscall.Kill(r.pid(), syscall.SIGKILL) }, nil, "ended"},
+		{"process panics", func(r *rig) { syscall.Kill(r.pid(), syscall.SIGABRT) }, nil, "ended"},
+		{"process stopped", func(r *rig) { syscall.Kill(r.pid(), syscall.SIGSTOP) }, nil, "hangs"},
+		{"garbage of the controller", func(r *rig) {
+			for i := range 300 { // as events that are cut short, which the kernel lets through
+				r.ctl.Inject([]byte{0x04, 0x3e, byte(1 + i%2), 0x01, 0}[:4+i%2])
+			}
+		}, nil, "garbage"},
+	} {
+		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, AirConfig{})
+			r.ctl.Add(&hci.Peripheral{Addr: thermometer, RSSI: -50, Every: 20 * time.Millisecond, Data: hci.BTHome(1, 21.5)})
+			r.keep()
+			r.hears()
+			pid := r.pid()
+			fault.do(r)
+			began := time.Now()
+			down := ""
+			eventually(t, "it is not noticed", func() bool {
+				s := r.air.Status()
+				if !s.Up && down == "" {
+					down = s.Reason
+				}
+				return down != "" || r.pid() != pid && r.pid() != 0
+			})
+			noticed := time.Since(began)
+			if fault.mend != nil {
+				fault.mend(r)
+				began = time.Now()
+			}
+			eventually(t, "it does not scan again", func() bool { return r.air.Status().Up && r.pid() != pid })
+			r.hears()
+			took := time.Since(began)
+			t.Logf("noticed after %v (%s), scans again after %v", noticed.Round(time.Millisecond), down, took.Round(time.Millisecond))
+			if took > promised {
+				t.Errorf("scans again after %v", took)
+			}
+			if down != "" && !strings.Contains(down, fault.says) && !strings.Contains(down, "opened") && !strings.Contains(down, "not there") {
+				t.Errorf("the reason is %q", down)
+			}
+		})
+	}
+}
+
+// TestDeaf: a controller that hears nothing any more, though it answers, begins a new scan.
+func TestDeaf(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, AirConfig{})
+	r.ctl.Add(&hci.Peripheral{Addr: thermometer, RSSI: -50, Every: 20 * time.Millisecond, Data: hci.BTHome(1, 21.5)})
+	r.keep()
+	r.hears()
+	pid := r.pid()
+	r.ctl.Deaf()
+	r.hears()
+	if r.pid() != pid {
+		t.Error("its process was started again")
+	}
+}
+
+// TestAbsent: an adapter that is not there is said in words, and looked for now and then, not all the time.
+func TestAbsent(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, AirConfig{})
+	r.pull()
+	r.keep()
+	eventually(t, "it is not said", func() bool { return strings.Contains(r.air.Status().Reason, "it is not there") })
+	if wait := min(8*firstRetry, lastRetry); wait < 4*time.Second {
+		t.Errorf("it is looked for every %v", wait)
+	}
+	r.plug()
+	eventually(t, "it does not scan", func() bool { return r.air.Status().Up })
+}
+
+func TestPresent(t *testing.T) {
+	sys := t.TempDir()
+	if err := present(sys, "hci0"); err == nil || !strings.Contains(err.Error(), "no Bluetooth") {
+		t.Error(err)
+	}
+	for _, name := range []string{"", "/hci1"} {
+		if err := os.MkdirAll(sys+"/class/bluetooth"+name, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := present(sys, "hci0"); err == nil || !strings.Contains(err.Error(), map[string]string{"": "plugged in", "/hci1": "hci1 is"}[name]) {
+			t.Error(err)
+		}
+	}
+	if err := present(sys, "hci1"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCycles: nothing grows when an adapter comes and goes a hundred times, or its process is killed.
+func TestCycles(t *testing.T) {
+	cycles := 100
+	if testing.Short() {
+		cycles = 10
+	}
+	r := newRig(t, AirConfig{})
+	r.ctl.Add(&hci.Peripheral{Addr: thermometer, RSSI: -50, Every: 5 * time.Millisecond, Data: hci.BTHome(1, 21.5)})
+	r.keep()
+	r.hears()
+	fds := func() int {
+		list, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	memory := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse + m.StackInuse
+	}
+	var files, goroutines int
+	var bytes uint64
+	for n := range cycles {
+		if n == 5 { // it has all it needs
+			files, goroutines, bytes = fds(), runtime.NumGoroutine(), memory()
+		}
+		pid := r.pid()
+		switch n % 3 {
+		case 0:
+			r.pull()
+			eventually(t, "it is not noticed", func() bool { return r.pid() == 0 })
+			r.plug()
+		case 1:
+			syscall.Kill(pid, syscall.SIGKILL)
+		case 2:
+			r.ctl.Inject([]byte{0x04, 0x10, 1, 0x42})
+		}
+		eventually(t, "it does not scan again", func() bool { return r.air.Status().Up && r.pid() != pid && r.pid() != 0 })
+		r.hears()
+	}
+	var now [3]int
+	eventually(t, "it grows", func() bool {
+		now = [3]int{fds(), runtime.NumGoroutine(), int(memory())}
+		return now[0] <= files+2 && now[1] <= goroutines+2 && now[2] <= int(bytes)+4<<20
+	})
+	t.Logf("after 5 cycles %d files, %d goroutines, %d KiB; after %d cycles %d, %d, %d KiB", files, goroutines, bytes>>10, cycles, now[0], now[1], now[2]>>10)
+}

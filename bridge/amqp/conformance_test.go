@@ -153,17 +153,3 @@ func (q *queue) arrivals() []bridgetest.Arrival {
 	}
 	return all
 }
-
-func until(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("waited 30 s in vain until %s", what)
-		}
-	}
-}

@@ -56,21 +56,21 @@ func start(t *testing.T) *bridgetest.RabbitMQ {
 func TestFields(t *testing.T) {
 	r := start(t)
 	q := declare(t, r, nil, "#")
-	c := send(t, newSink(t, r.Addr, to(q.exchange)))
+	c := bridgetest.Send(t, newSink(t, r.Addr, to(q.exchange)))
 	accepted := time.Date(2026, 11, 24, 12, 0, 0, 123456789, time.UTC)
-	c.event(gateway.Event{
+	c.Event(gateway.Event{
 		Topic: "plant.1/oven/t", Payload: []byte{0, 1}, ContentType: "text/x", ResponseTopic: "re/x", CorrelationData: []byte{9},
 		UserProperties: []gateway.UserProperty{{Key: "a", Value: "1"}, {Key: "CC", Value: "elsewhere"}, {Key: "a", Value: "2"}, {Key: "a", Value: "3"}},
 		Origin:         gateway.Origin{ID: "oven-7"}, Accepted: accepted, Source: accepted.Add(-time.Second), Quality: gateway.Bad, Retain: true,
 	})
-	c.event(gateway.Event{Topic: "b", Expiry: time.Hour, Age: bridgetest.Age() - 30*time.Minute})
-	c.event(gateway.Event{Topic: "c", Expiry: 90 * 24 * time.Hour})
+	c.Event(gateway.Event{Topic: "b", Expiry: time.Hour, Age: bridgetest.Age() - 30*time.Minute})
+	c.Event(gateway.Event{Topic: "c", Expiry: 90 * 24 * time.Hour})
 	for range 3 {
-		if err := c.outcome(); err != nil {
+		if err := c.Outcome(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	until(t, "three have arrived", func() bool { return len(q.deliveries()) == 3 })
+	bridgetest.Until(t, "three have arrived", func() bool { return len(q.deliveries()) == 3 })
 	got := q.deliveries()
 	d := got[0]
 	if d.RoutingKey != "plant/1.oven.t" || d.MessageId != "test-gw/e1-1" || d.DeliveryMode != 2 || d.ContentType != "text/x" ||
@@ -97,46 +97,44 @@ func TestFields(t *testing.T) {
 func TestUnroutable(t *testing.T) {
 	r := start(t)
 	q := declare(t, r, nil, "good.#")
-	c := send(t, newSink(t, r.Addr, to(q.exchange)))
+	c := bridgetest.Send(t, newSink(t, r.Addr, to(q.exchange)))
 	for i := range 90 {
 		topic := "good/x"
 		if i%9 == 4 {
 			topic = "bad/x"
 		}
-		c.event(gateway.Event{Topic: topic})
+		c.Event(gateway.Event{Topic: topic})
 	}
-	for range 90 {
-		o := <-c.done
-		if o.e.Topic == "good/x" {
-			if o.err != nil {
-				t.Error(o.err)
+	for _, o := range c.Outcomes(90) {
+		if o.Event.Topic == "good/x" {
+			if o.Err != nil {
+				t.Error(o.Err)
 			}
 			continue
 		}
 		want := "no queue wants it: exchange \"" + q.exchange + "\", routing key \"bad.x\": 312 NO_ROUTE"
-		if !errors.Is(o.err, gateway.ErrInvalid) || o.err.Error() != want {
-			t.Errorf("%v, not %s", o.err, want)
+		if !errors.Is(o.Err, gateway.ErrInvalid) || o.Err.Error() != want {
+			t.Errorf("%v, not %s", o.Err, want)
 		}
 	}
-	until(t, "the good ones have arrived", func() bool { return len(q.deliveries()) == 80 })
+	bridgetest.Until(t, "the good ones have arrived", func() bool { return len(q.deliveries()) == 80 })
 }
 
 // A queue that is full answers basic.nack, which is for now.
 func TestQueueIsFull(t *testing.T) {
 	r := start(t)
 	q := declare(t, r, amqp091.Table{"x-max-length": 2, "x-overflow": "reject-publish"}, "#")
-	log, hub := bridgetest.NewLog("e1")
-	p := pump(t, newSink(t, r.Addr, to(q.exchange), func(c *amqp.Config) { c.Window = 1 }), hub)
+	p := bridgetest.RunPump(t, newSink(t, r.Addr, to(q.exchange), func(c *amqp.Config) { c.Window = 1 }))
 	for i := range 20 {
-		log.Append(&gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(i)), Accepted: time.Now()})
+		p.Log.Append(&gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(i)), Accepted: time.Now()})
 	}
-	until(t, "it says why it stands", func() bool { return strings.Contains(p.Status().Reason, "basic.nack") })
+	bridgetest.Until(t, "it says why it stands", func() bool { return strings.Contains(p.Status().Reason, "basic.nack") })
 	if c := p.Status().Circuit; c.State != bridge.LinkThrottled {
 		t.Errorf("the circuit: %+v", c)
 	}
 	q.consume(t)
-	until(t, "all are delivered", func() bool { return p.Status().Delivered == 20 })
-	until(t, "all have arrived", func() bool { return len(q.deliveries()) >= 20 })
+	bridgetest.Until(t, "all are delivered", func() bool { return p.Status().Delivered == 20 })
+	bridgetest.Until(t, "all have arrived", func() bool { return len(q.deliveries()) >= 20 })
 	seen := 0
 	for _, a := range q.arrivals() {
 		if a.Payload == strconv.Itoa(seen) {
@@ -153,13 +151,12 @@ func TestExchangeIsMissing(t *testing.T) {
 	r := start(t)
 	ch := channel(t, r)
 	name := "late-exchange"
-	log, hub := bridgetest.NewLog("e1")
-	p := pump(t, newSink(t, r.Addr, to(name)), hub)
-	log.Append(&gateway.Event{Topic: "up/a", Accepted: time.Now()})
+	p := bridgetest.RunPump(t, newSink(t, r.Addr, to(name)))
+	p.Log.Append(&gateway.Event{Topic: "up/a", Accepted: time.Now()})
 	missing := func() bool {
 		return strings.Contains(p.Status().Reason, "the far end says 404 NOT_FOUND - no exchange 'late-exchange'")
 	}
-	until(t, "it says what is missing", missing)
+	bridgetest.Until(t, "it says what is missing", missing)
 	create := func() *queue {
 		if err := ch.ExchangeDeclare(name, "topic", true, false, false, false, nil); err != nil {
 			t.Fatal(err)
@@ -169,17 +166,17 @@ func TestExchangeIsMissing(t *testing.T) {
 	t.Cleanup(func() { ch.ExchangeDelete(name, false, false) })
 	q := create()
 	// Between the two steps it is there without a queue, and an event that comes then is dead.
-	log.Append(&gateway.Event{Topic: "up/b", Accepted: time.Now()})
-	until(t, "an event has arrived", func() bool { return len(q.deliveries()) > 0 })
-	until(t, "nothing waits", func() bool { return p.Status().Position.Offset == 2 })
+	p.Log.Append(&gateway.Event{Topic: "up/b", Accepted: time.Now()})
+	bridgetest.Until(t, "an event has arrived", func() bool { return len(q.deliveries()) > 0 })
+	bridgetest.Until(t, "nothing waits", func() bool { return p.Status().Position.Offset == 2 })
 	dead := p.Status().Dead
 	if err := ch.ExchangeDelete(name, false, false); err != nil {
 		t.Fatal(err)
 	}
 	for range 10 {
-		log.Append(&gateway.Event{Topic: "up/c", Accepted: time.Now()})
+		p.Log.Append(&gateway.Event{Topic: "up/c", Accepted: time.Now()})
 	}
-	until(t, "it says what is missing", missing)
+	bridgetest.Until(t, "it says what is missing", missing)
 	if s := p.Status(); s.Dead != dead || s.Up {
 		t.Errorf("a missing exchange was held against events: %+v", s)
 	}
@@ -189,20 +186,19 @@ func TestExchangeIsMissing(t *testing.T) {
 func TestTopicIsDenied(t *testing.T) {
 	r := start(t)
 	q := bind(t, channel(t, r), "amq.topic", nil, "open.#", "closed.#")
-	log, hub := bridgetest.NewLog("e1")
-	p := pump(t, newSink(t, r.Addr, account("open", "secret"), func(c *amqp.Config) { c.RoutingKey = "{device}" }), hub)
+	p := bridgetest.RunPump(t, newSink(t, r.Addr, account("open", "secret"), func(c *amqp.Config) { c.RoutingKey = "{device}" }))
 	for i := range 200 {
 		device := "open/" + strconv.Itoa(i)
 		if i%40 == 20 || i%40 == 21 {
 			device = "closed/" + strconv.Itoa(i)
 		}
-		log.Append(&gateway.Event{Topic: "up/a", Origin: gateway.Origin{ID: device}, Payload: []byte(device), Accepted: time.Now()})
+		p.Log.Append(&gateway.Event{Topic: "up/a", Origin: gateway.Origin{ID: device}, Payload: []byte(device), Accepted: time.Now()})
 	}
-	until(t, "all are done with", func() bool { return p.Status().Position.Offset == 200 })
+	bridgetest.Until(t, "all are done with", func() bool { return p.Status().Position.Offset == 200 })
 	if s := p.Status(); s.Delivered != 190 || s.Dead != 10 {
 		t.Errorf("%+v", s)
 	}
-	for _, reason := range p.reasons(t) {
+	for _, reason := range p.DeadReasons(t) {
 		if !strings.Contains(reason, "to topic 'closed.") {
 			t.Error(reason)
 		}
@@ -217,13 +213,12 @@ func TestTopicIsDenied(t *testing.T) {
 // An account that may not write to the exchange at all is nothing that an event could help.
 func TestExchangeIsDenied(t *testing.T) {
 	r := start(t)
-	log, hub := bridgetest.NewLog("e1")
-	p := pump(t, newSink(t, r.Addr, account("mute", "secret")), hub)
+	p := bridgetest.RunPump(t, newSink(t, r.Addr, account("mute", "secret")))
 	for range 5 {
-		log.Append(&gateway.Event{Topic: "up/a", Accepted: time.Now()})
+		p.Log.Append(&gateway.Event{Topic: "up/a", Accepted: time.Now()})
 	}
-	until(t, "it says why", func() bool { return strings.Contains(p.Status().Reason, "403 ACCESS_REFUSED") })
-	until(t, "it has tried again", func() bool { return p.Status().Retried > 20 })
+	bridgetest.Until(t, "it says why", func() bool { return strings.Contains(p.Status().Reason, "403 ACCESS_REFUSED") })
+	bridgetest.Until(t, "it has tried again", func() bool { return p.Status().Retried > 20 })
 	if s := p.Status(); s.Dead != 0 || s.Delivered != 0 {
 		t.Errorf("%+v", s)
 	}
@@ -233,16 +228,15 @@ func TestExchangeIsDenied(t *testing.T) {
 func TestTooLarge(t *testing.T) {
 	r := start(t)
 	q := declare(t, r, nil, "#")
-	log, hub := bridgetest.NewLog("e1")
-	p := pump(t, newSink(t, r.Addr, to(q.exchange)), hub)
+	p := bridgetest.RunPump(t, newSink(t, r.Addr, to(q.exchange)))
 	for i := range 100 {
 		e := &gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(i)), Accepted: time.Now()}
 		if i == 50 || i == 70 {
 			e.Payload = make([]byte, 300001)
 		}
-		log.Append(e)
+		p.Log.Append(e)
 	}
-	until(t, "all are done with", func() bool { return p.Status().Position.Offset == 100 })
+	bridgetest.Until(t, "all are done with", func() bool { return p.Status().Position.Offset == 100 })
 	if s := p.Status(); s.Delivered != 98 || s.Dead != 2 {
 		t.Errorf("%+v", s)
 	}
@@ -259,24 +253,23 @@ func TestBlocked(t *testing.T) {
 
 func blocked(t *testing.T, r *bridgetest.RabbitMQ, size int) {
 	q := declare(t, r, nil, "#")
-	log, hub := bridgetest.NewLog("e1")
-	p := pump(t, newSink(t, r.Addr, to(q.exchange), impatient), hub)
+	p := bridgetest.RunPump(t, newSink(t, r.Addr, to(q.exchange), impatient))
 	n := 0
 	add := func(more int) {
 		for range more {
 			n++
-			log.Append(&gateway.Event{Topic: "up/a", Payload: fmt.Appendf(nil, "%0*d", size, n), Accepted: time.Now()})
+			p.Log.Append(&gateway.Event{Topic: "up/a", Payload: fmt.Appendf(nil, "%0*d", size, n), Accepted: time.Now()})
 		}
 	}
 	add(50)
-	until(t, "it flows", func() bool { return p.Status().Delivered == 50 })
+	bridgetest.Until(t, "it flows", func() bool { return p.Status().Delivered == 50 })
 	r.Ctl(t, "eval", "rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []}).")
 	add(100)
 	says := func() bool {
 		s := p.Status()
 		return s.State == bridge.LinkThrottled && s.Reason == "the far end takes no publishes: low on memory"
 	}
-	until(t, "it says that it is blocked", says)
+	bridgetest.Until(t, "it says that it is blocked", says)
 	retried := p.Status().Retried
 	add(100)
 	r.Ctl(t, "list_connections", "state") // takes a second: time for many attempts
@@ -284,11 +277,11 @@ func blocked(t *testing.T, r *bridgetest.RabbitMQ, size int) {
 		t.Errorf("it hammers: %d retries; %+v", p.Status().Retried-retried, p.Status())
 	}
 	r.Ctl(t, "eval", "rabbit_alarm:clear_alarm({resource_limit, memory, node()}).")
-	until(t, "all are delivered", func() bool { return p.Status().Delivered == uint64(n) })
+	bridgetest.Until(t, "all are delivered", func() bool { return p.Status().Delivered == uint64(n) })
 	if s := p.Status(); s.Dead != 0 {
 		t.Errorf("%+v", s)
 	}
-	until(t, "all have arrived", func() bool {
+	bridgetest.Until(t, "all have arrived", func() bool {
 		have := map[string]bool{}
 		for _, a := range q.arrivals() {
 			have[a.Payload] = true
@@ -309,8 +302,8 @@ func TestConnectFails(t *testing.T) {
 		{"no such exchange", to("nowhere"), "404 NOT_FOUND - no exchange 'nowhere' in vhost '/'"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := send(t, newSink(t, r.Addr, c.change))
-			err := s.end()
+			s := bridgetest.Send(t, newSink(t, r.Addr, c.change))
+			err := s.End()
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, not %s", err, c.want)
 			}
@@ -322,12 +315,12 @@ func TestConnectFails(t *testing.T) {
 func TestDefaultExchange(t *testing.T) {
 	r := start(t)
 	q := bind(t, channel(t, r), "", nil)
-	c := send(t, newSink(t, r.Addr, to(""), func(c *amqp.Config) { c.RoutingKey = q.name }))
-	c.event(gateway.Event{Topic: "a/b", Payload: []byte("x")})
-	if err := c.outcome(); err != nil {
+	c := bridgetest.Send(t, newSink(t, r.Addr, to(""), func(c *amqp.Config) { c.RoutingKey = q.name }))
+	c.Event(gateway.Event{Topic: "a/b", Payload: []byte("x")})
+	if err := c.Outcome(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it has arrived", func() bool { return len(q.deliveries()) == 1 })
+	bridgetest.Until(t, "it has arrived", func() bool { return len(q.deliveries()) == 1 })
 }
 
 func account(name, password string) func(*amqp.Config) {

@@ -45,8 +45,7 @@ func TestConsumerDropsRepeats(t *testing.T) {
 	r := start(t)
 	q := declare(t, r, amqp091.Table{}, "#")
 	p := bridgetest.NewProxy(t, r.Addr)
-	log, hub := bridgetest.NewLog("e1")
-	sending := pump(t, newSink(t, p.Addr(), impatient, to(q.exchange)), hub)
+	sending := bridgetest.RunPump(t, newSink(t, p.Addr(), impatient, to(q.exchange)))
 
 	d := &database{seen: map[string]bool{}}
 	received, redelivered := 0, 0
@@ -94,7 +93,7 @@ func TestConsumerDropsRepeats(t *testing.T) {
 	add := func() {
 		for range 20 {
 			n++
-			log.Append(&gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(n)), Accepted: time.Now()})
+			sending.Log.Append(&gateway.Event{Topic: "up/a", Payload: []byte(strconv.Itoa(n)), Accepted: time.Now()})
 		}
 	}
 	add()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/bridge/amqp"
+	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/gateway"
 )
 
@@ -138,20 +139,20 @@ func (f *scripted) read(r *bufio.Reader, out chan<- []byte) {
 // A negative confirm stays one when a later confirm covers its number too, as RabbitMQ's do.
 func TestNackThenMultipleAck(t *testing.T) {
 	f := script(t)
-	c := send(t, newSink(t, f.addr))
+	c := bridgetest.Send(t, newSink(t, f.addr))
 	for range 3 {
-		c.event(gateway.Event{Topic: "a"})
+		c.Event(gateway.Event{Topic: "a"})
 	}
-	until(t, "three are published", func() bool { return f.published.Load() == 3 })
+	bridgetest.Until(t, "three are published", func() bool { return f.published.Load() == 3 })
 	f.said <- nack(2, 0)
 	f.said <- ack(3, 1)
 	for i, want := range []error{nil, gateway.ErrFull, nil} {
-		if err := c.outcome(); !errors.Is(err, want) {
+		if err := c.Outcome(); !errors.Is(err, want) {
 			t.Errorf("event %d: %v, not %v", i+1, err, want)
 		}
 	}
-	close(c.events)
-	if err := c.end(); err != nil {
+	close(c.Events)
+	if err := c.End(); err != nil {
 		t.Error(err)
 	}
 }
@@ -161,12 +162,12 @@ func TestNeverConfirms(t *testing.T) {
 	f := script(t)
 	s := newSink(t, f.addr, impatient)
 	for i, want := range []int64{10, 11} {
-		c := send(t, s)
+		c := bridgetest.Send(t, s)
 		for range 10 {
-			c.event(gateway.Event{Topic: "a"})
+			c.Event(gateway.Event{Topic: "a"})
 		}
 		began := time.Now()
-		err := c.end()
+		err := c.End()
 		if err == nil || err.Error() != "no confirm for 400ms" || time.Since(began) > 3*time.Second {
 			t.Errorf("%d: %v after %v", i, err, time.Since(began))
 		}
@@ -175,25 +176,25 @@ func TestNeverConfirms(t *testing.T) {
 		}
 	}
 	// Where it confirms again, the window opens.
-	c := send(t, s)
+	c := bridgetest.Send(t, s)
 	for range 10 {
-		c.event(gateway.Event{Topic: "a"})
+		c.Event(gateway.Event{Topic: "a"})
 	}
-	until(t, "one is published", func() bool { return f.published.Load() == 12 })
+	bridgetest.Until(t, "one is published", func() bool { return f.published.Load() == 12 })
 	f.said <- ack(1, 0)
-	if err := c.outcome(); err != nil {
+	if err := c.Outcome(); err != nil {
 		t.Error(err)
 	}
-	until(t, "all are published", func() bool { return f.published.Load() == 21 })
+	bridgetest.Until(t, "all are published", func() bool { return f.published.Load() == 21 })
 }
 
 // An idle link whose far end is silent is noticed by its heartbeats.
 func TestNoHeartbeats(t *testing.T) {
 	f := script(t)
-	c := send(t, newSink(t, f.addr, func(c *amqp.Config) { c.Heartbeat = time.Second }))
-	<-c.up
+	c := bridgetest.Send(t, newSink(t, f.addr, func(c *amqp.Config) { c.Heartbeat = time.Second }))
+	<-c.Up
 	began := time.Now()
-	err := c.end()
+	err := c.End()
 	if err == nil || err.Error() != "the far end is silent; its heartbeats are missing" || time.Since(began) > 5*time.Second {
 		t.Errorf("%v after %v", err, time.Since(began))
 	}
@@ -206,17 +207,17 @@ func TestFarEndIsConfused(t *testing.T) {
 		"connection": frame(0, 10, 41, 0),
 	} {
 		f := script(t)
-		c := send(t, newSink(t, f.addr, func(c *amqp.Config) { c.Heartbeat = time.Hour })) // a failed one would free it too
-		<-c.up
+		c := bridgetest.Send(t, newSink(t, f.addr, func(c *amqp.Config) { c.Heartbeat = time.Hour })) // a failed one would free it too
+		<-c.Up
 		for range 3 {
 			f.said <- b
 		}
-		until(t, "it is said", func() bool { return len(f.said) == 0 })
-		c.event(gateway.Event{Topic: "a"})
-		until(t, "one is published", func() bool { return f.published.Load() == 1 })
-		c.cancel()
+		bridgetest.Until(t, "it is said", func() bool { return len(f.said) == 0 })
+		c.Event(gateway.Event{Topic: "a"})
+		bridgetest.Until(t, "one is published", func() bool { return f.published.Load() == 1 })
+		c.Cancel()
 		began := time.Now()
-		if err := c.end(); err == nil || time.Since(began) > 2*time.Second {
+		if err := c.End(); err == nil || time.Since(began) > 2*time.Second {
 			t.Errorf("%s: %v after %v", name, err, time.Since(began))
 		}
 	}
@@ -236,10 +237,10 @@ func TestFarEndSpeaks(t *testing.T) {
 		"garbage":       {[]byte("HTTP/1.1 400 Bad Request\r\n\r\n"), "frame size exceeds"},
 	} {
 		f := script(t)
-		s := send(t, newSink(t, f.addr))
-		<-s.up
+		s := bridgetest.Send(t, newSink(t, f.addr))
+		<-s.Up
 		f.said <- c.raw
-		if err := s.end(); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := s.End(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, not %s", name, err, c.want)
 		}
 	}
@@ -252,13 +253,13 @@ func TestSilentHello(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	err = send(t, newSink(t, l.Addr().String(), impatient)).end()
+	err = bridgetest.Send(t, newSink(t, l.Addr().String(), impatient)).End()
 	if err == nil || !strings.HasSuffix(err.Error(), "no answer within 400ms") {
 		t.Error(err)
 	}
-	c := send(t, newSink(t, l.Addr().String()))
-	c.cancel()
-	if err := c.end(); err == nil || err.Error() != "context canceled" {
+	c := bridgetest.Send(t, newSink(t, l.Addr().String()))
+	c.Cancel()
+	if err := c.End(); err == nil || err.Error() != "context canceled" {
 		t.Error(err)
 	}
 }

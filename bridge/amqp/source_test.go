@@ -225,7 +225,7 @@ func TestSourceRefuses(t *testing.T) {
 		}
 		c.next(t).done(gateway.Errorf(kind, "never"))
 	}
-	until(t, "both are dead letters", func() bool { return len(dead.deliveries()) == 2 })
+	bridgetest.Until(t, "both are dead letters", func() bool { return len(dead.deliveries()) == 2 })
 }
 
 // While RabbitMQ does not miss a lost connection it sends nothing to the next one; then that one has all that was

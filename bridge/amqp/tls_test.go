@@ -88,12 +88,12 @@ func TestTLS(t *testing.T) {
 	secure := func(c *amqp.Config) {
 		c.URL, c.CAFile, c.CertFile, c.KeyFile = "amqps://"+r.TLSAddr, p.ca, p.client, p.clientKey
 	}
-	c := send(t, newSink(t, "", secure))
-	c.event(gateway.Event{Topic: "tls/a", Payload: make([]byte, 250000)}) // several frames
-	if err := c.outcome(); err != nil {
+	c := bridgetest.Send(t, newSink(t, "", secure))
+	c.Event(gateway.Event{Topic: "tls/a", Payload: make([]byte, 250000)}) // several frames
+	if err := c.Outcome(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it has arrived whole", func() bool { d := q.deliveries(); return len(d) == 1 && len(d[0].Body) == 250000 })
+	bridgetest.Until(t, "it has arrived whole", func() bool { d := q.deliveries(); return len(d) == 1 && len(d[0].Body) == 250000 })
 
 	for _, f := range []struct {
 		name   string
@@ -104,7 +104,7 @@ func TestTLS(t *testing.T) {
 		{"another name", func(c *amqp.Config) { c.ServerName = "elsewhere.example" }, "elsewhere.example"},
 		{"no client certificate", func(c *amqp.Config) { c.CertFile, c.KeyFile = "", "" }, "connect to "}, // TLS 1.3 says why, and may be cut short by the reset behind it
 	} {
-		if err := send(t, newSink(t, "", secure, f.change)).end(); err == nil || !strings.Contains(err.Error(), f.want) {
+		if err := bridgetest.Send(t, newSink(t, "", secure, f.change)).End(); err == nil || !strings.Contains(err.Error(), f.want) {
 			t.Errorf("%s: %v", f.name, err)
 		}
 	}
@@ -116,23 +116,23 @@ func TestTLSLiesStill(t *testing.T) {
 	p := certificates(t)
 	for _, canceled := range []bool{true, false} {
 		proxy := bridgetest.NewProxy(t, r.TLSAddr)
-		c := send(t, newSink(t, "", func(c *amqp.Config) {
+		c := bridgetest.Send(t, newSink(t, "", func(c *amqp.Config) {
 			c.URL, c.CAFile, c.CertFile, c.KeyFile = "amqps://"+proxy.Addr(), p.ca, p.client, p.clientKey
 			if !canceled {
 				c.AckTimeout = 500 * time.Millisecond
 			}
 		}))
-		<-c.up
+		<-c.Up
 		proxy.Stall()
 		for range 100 { // more than all buffers take
-			c.event(gateway.Event{Topic: "tls/a", Payload: make([]byte, 250000)})
+			c.Event(gateway.Event{Topic: "tls/a", Payload: make([]byte, 250000)})
 		}
 		began := time.Now()
 		if canceled {
-			until(t, "some are taken", func() bool { return len(c.events) < 100 })
-			c.cancel()
+			bridgetest.Until(t, "some are taken", func() bool { return len(c.Events) < 100 })
+			c.Cancel()
 		}
-		err := c.end()
+		err := c.End()
 		if took := time.Since(began); err == nil || took > 3*time.Second {
 			t.Errorf("canceled %v: %v after %v", canceled, err, took)
 		}

@@ -34,20 +34,11 @@ type settled struct {
 // send lets s send all events over one connection, and end it in order.
 func send(t testing.TB, s *kafka.Sink, all ...*gateway.Event) (settled, error) {
 	t.Helper()
-	events := make(chan *gateway.Event, len(all))
-	for _, e := range all {
-		events <- e
-	}
-	close(events)
+	outcomes, err := bridgetest.Send(t, s, all...).Finish()
 	got := settled{errs: map[*gateway.Event]error{}}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	err := s.Send(ctx, events, func() {}, func(e *gateway.Event, err error) {
-		got.events = append(got.events, e)
-		got.errs[e] = err
-	})
-	if ctx.Err() != nil {
-		t.Fatal("Send did not end")
+	for _, o := range outcomes {
+		got.events = append(got.events, o.Event)
+		got.errs[o.Event] = o.Err
 	}
 	return got, err
 }

@@ -22,11 +22,11 @@ func devicesCommand(o *options) *cobra.Command {
 		Use:     "devices",
 		Short:   "Look at devices and command them",
 		Long:    "Look at devices that are connected to this machine or near, and command them.\n\nExit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.",
-		Example: "  weir devices set heatpump setpoint 21.5\n  weir devices probe --bus rs485\n  weir devices radios",
+		Example: "  weir devices list\n  weir devices set heatpump setpoint 21.5\n  weir devices probe --bus rs485\n  weir devices radios",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(probeCommand(o), radiosCommand(o), setCommand(o))
+	cmd.AddCommand(listCommand(o), watchCommand(o), setCommand(o), recordCommand(o), playCommand(o), probeCommand(o), radiosCommand(o))
 	return cmd
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/weir-iot/weir/bridge/web"
+	"github.com/weir-iot/weir/devices/serial/pty"
 	"github.com/weir-iot/weir/firmware-sim/sim"
 )
 
@@ -104,6 +105,40 @@ func cmdFirstID(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%q does not match", args[0])
 	}
 	ts.Setenv("ID", m[1])
+}
+
+// cmdTTY is the script command "tty LINK FILE": a serial device at LINK that says the lines of FILE over and over, and
+// answers every line that it is sent with "ok" and the line.
+func cmdTTY(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || neg {
+		ts.Fatalf("usage: tty LINK FILE")
+	}
+	p, err := pty.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	lines := strings.SplitAfter(ts.ReadFile(args[1]), "\n")
+	answers := make(chan string, 100)
+	var both sync.WaitGroup
+	stop := make(chan struct{})
+	both.Go(func() {
+		for in := bufio.NewScanner(p); in.Scan(); {
+			answers <- "ok " + in.Text() + "\n"
+		}
+	})
+	both.Go(func() {
+		tick := time.NewTicker(20 * time.Millisecond) // as a device does
+		defer tick.Stop()
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			case answer := <-answers:
+				p.Write([]byte(answer))
+			case <-tick.C:
+				p.Write([]byte(lines[n%len(lines)]))
+			}
+		}
+	})
+	ts.Defer(func() { close(stop); p.Close(); both.Wait() })
 }
 
 // process is a program that runs beside the test.

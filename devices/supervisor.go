@@ -52,6 +52,7 @@ const (
 
 // Supervisor keeps the drivers of all devices running.
 type Supervisor struct {
+	buses     buses
 	devices   []*device // sorted by id
 	radios    radios
 	site      string
@@ -105,6 +106,7 @@ func New(o Options) (*Supervisor, error) {
 			}
 		}
 	}
+	s.buses = shared
 	if s.radios, err = newRadios(o.Radios, o.Logger); err != nil {
 		errs = append(errs, err)
 	}

@@ -75,17 +75,18 @@ func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
 }
 
-// cmdWaitFor is the script command "wait-for REGEXP COMMAND…": it runs the command until its output matches.
+// cmdWaitFor is the script command "wait-for REGEXP COMMAND…": it runs the command until its output matches. With "!" the
+// command has to fail.
 func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) < 2 || neg {
-		ts.Fatalf("usage: wait-for REGEXP COMMAND…")
+	if len(args) < 2 {
+		ts.Fatalf("usage: [!] wait-for REGEXP COMMAND…")
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
 	for end := time.Now().Add(startTimeout); ; {
 		err := ts.Exec(args[1], args[2:]...)
 		out := ts.ReadFile("stdout")
-		if err == nil && want.MatchString(out) {
+		if (err != nil) == neg && want.MatchString(out) {
 			return
 		}
 		if time.Now().After(end) {

@@ -634,11 +634,10 @@ type Target struct {
 // Target returns where name of a device is set. The error is gateway.ErrInvalid if there is no such
 // device, or if it has nothing of that name to be set.
 func (s *Supervisor) Target(id, name string) (Target, error) {
-	i := slices.IndexFunc(s.devices, func(d *device) bool { return d.id == id })
-	if i < 0 {
-		return Target{}, gateway.Errorf(gateway.ErrInvalid, "there is no device %q", id)
+	d, err := s.device(id)
+	if err != nil {
+		return Target{}, err
 	}
-	d := s.devices[i]
 	if d.writer == nil {
 		return Target{}, gateway.Errorf(gateway.ErrInvalid, "device %q takes no commands", id)
 	}

@@ -36,6 +36,15 @@ type Driver interface {
 	Run(ctx context.Context, emit func(codec.Frame)) error
 }
 
+// Wire is a driver whose device sends a stream of bytes, which can be recorded and played. It is optional.
+type Wire interface {
+	// Tap has f called with what comes from the device and what is sent to it, until release is called. F must
+	// neither block nor keep what it is given.
+	Tap(f func(sent bool, p []byte)) (release func())
+	// Play emits what would have been read of a recording. It may be called at any time, and opens nothing.
+	Play(chunks []codec.Chunk, emit func(codec.Frame))
+}
+
 // Writer is a driver whose device takes commands. It is optional: who has a command asks a Driver
 // whether it is one.
 type Writer interface {

@@ -52,6 +52,7 @@ const (
 
 // Supervisor keeps the drivers of all devices running.
 type Supervisor struct {
+	buses     buses
 	devices   []*device // sorted by id
 	radios    radios
 	site      string
@@ -63,19 +64,20 @@ type Supervisor struct {
 }
 
 type device struct {
-	id      string
-	site    string
-	kind    string // of driver
-	common  common
-	driver  Driver
-	writer  Writer // the driver, if it takes commands
-	topic   template
-	state   state
-	notices notices
-	here    gate // open while the driver has the device
-	queue   queue
-	marking sync.Mutex // guards mark, also while it is being stored
-	mark    mark
+	id       string
+	site     string
+	kind     string // of driver
+	common   common
+	driver   Driver
+	writer   Writer // the driver, if it takes commands
+	topic    template
+	state    state
+	notices  notices
+	watchers watchers
+	here     gate // open while the driver has the device
+	queue    queue
+	marking  sync.Mutex // guards mark, also while it is being stored
+	mark     mark
 
 	discoverable *discoverer          // nil: it is not told to anybody
 	news         atomic.Bool          // there is something to tell
@@ -104,6 +106,7 @@ func New(o Options) (*Supervisor, error) {
 			}
 		}
 	}
+	s.buses = shared
 	if s.radios, err = newRadios(o.Radios, o.Logger); err != nil {
 		errs = append(errs, err)
 	}
@@ -187,6 +190,17 @@ func (s *Supervisor) Radios() []ble.Status {
 		all = append(all, s.radios.airs[name].Status())
 	}
 	return all
+}
+
+// device is the one with that id. The error is gateway.ErrInvalid.
+func (s *Supervisor) device(id string) (*device, error) {
+	var known []string
+	for _, d := range s.devices {
+		if known = append(known, d.id); d.id == id {
+			return d, nil
+		}
+	}
+	return nil, gateway.Errorf(gateway.ErrInvalid, "there is no device %q%s", id, config.Suggest(id, known))
 }
 
 // Run runs the drivers until ctx ends, and returns when all of them have.
@@ -291,6 +305,7 @@ func (d *device) once(ctx context.Context, silent string) (frames bool, err erro
 	defer d.here.set(false)
 	err = d.call(ctx, func(f codec.Frame) {
 		d.here.set(true)
+		d.watchers.frame(f)
 		good := len(f.Readings) > 0
 		if good {
 			frames = true
@@ -378,6 +393,7 @@ func (d *device) set(ctx context.Context, up bool, reason string) {
 		return
 	}
 	d.observe.DeviceState(d.id, up, reason)
+	d.watchers.state(up, reason)
 	switch {
 	case up:
 		d.log.Info("device is up")

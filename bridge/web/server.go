@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -52,10 +53,13 @@ type Options struct {
 	Devices func() []Device
 	Radios  func() []Radio
 	// Target is where name of a device is set. Nil: no device can be.
-	Target    func(device, name string) (Target, error)
-	Uplinks   func() []Uplink
-	Downlinks func() []Downlink
-	Ledger    func() (Ledger, error)
+	Target func(device, name string) (Target, error)
+	// Watch and Record write what is seen of a device, and what goes over its wire, to out until ctx ends. An
+	// error before the first write says why not. Nil: there is no such thing.
+	Watch, Record func(ctx context.Context, device string, out io.Writer) error
+	Uplinks       func() []Uplink
+	Downlinks     func() []Downlink
+	Ledger        func() (Ledger, error)
 	// Due returns what a route is done with, from an offset on. Nil: there are no routes.
 	Due   func(uplink, route string, from uint64) (Due, error)
 	Ops   Ops
@@ -330,6 +334,12 @@ func (s *Server) routes(page http.Handler) http.Handler {
 	inside.HandleFunc("GET /api/devices", s.apiDevices)
 	if s.o.Target != nil {
 		inside.HandleFunc("POST /api/devices/{id}/set", s.apiSet)
+	}
+	if s.o.Watch != nil {
+		inside.HandleFunc("GET /api/devices/{id}/watch", s.deviceStream("watch", "application/x-ndjson", s.o.Watch))
+	}
+	if s.o.Record != nil {
+		inside.HandleFunc("GET /api/devices/{id}/record", s.deviceStream("record", "text/plain; charset=utf-8", s.o.Record))
 	}
 	inside.HandleFunc("GET /api/radios", s.apiRadios)
 	inside.HandleFunc("GET /api/uplinks", s.apiUplinks)

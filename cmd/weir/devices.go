@@ -14,6 +14,7 @@ import (
 
 	"github.com/weir-iot/weir/devices"
 	"github.com/weir-iot/weir/devices/modbus"
+	"github.com/weir-iot/weir/devices/serial/port"
 	"github.com/weir-iot/weir/gateway/config"
 )
 
@@ -22,16 +23,19 @@ func devicesCommand(o *options) *cobra.Command {
 		Use:     "devices",
 		Short:   "Look at devices and command them",
 		Long:    "Look at devices that are connected to this machine or near, and command them.\n\nExit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.",
-		Example: "  weir devices set heatpump setpoint 21.5\n  weir devices probe --bus rs485\n  weir devices radios",
+		Example: "  weir devices list\n  weir devices set heatpump setpoint 21.5\n  weir devices probe --bus rs485\n  weir devices radios",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(probeCommand(o), radiosCommand(o), setCommand(o))
+	cmd.AddCommand(listCommand(o), watchCommand(o), setCommand(o), recordCommand(o), playCommand(o), probeCommand(o), radiosCommand(o))
 	return cmd
 }
 
 // probe is what weir devices probe is asked for.
 type probe struct {
+	port            string
+	baud            int
+	listening       time.Duration
 	bus, ids, table string
 	first, last     int
 	address, count  int
@@ -42,19 +46,35 @@ type probe struct {
 func probeCommand(o *options) *cobra.Command {
 	var p probe
 	cmd := &cobra.Command{
-		Use:   "probe --bus NAME",
-		Short: "Find the devices on a Modbus bus, and show their registers",
-		Long: `Ask every unit id on a bus whether somebody is there, and show registers of those who are in
+		Use:   "probe [--port PATH | --bus NAME]",
+		Short: "Find serial ports, what a port speaks, or who is on a Modbus bus",
+		Long: `Without flags: list the serial ports of this machine, the name under which each stays the same, what it is, and who
+has it open.
+
+With --port: listen at a port, at one baud rate after the other, and guess what is spoken there: protocols, JSON, key=value,
+text. Nothing is sent; that a port is opened may reset a board.
+
+With --bus: ask every unit id on a bus whether somebody is there, and show registers of those who are in
 every interpretation: as integers, floats, BCD, bits and text, in each word and byte order, to find
 what the maker's list does not tell. Only reads are sent. The gateway must not run, or not have this
 bus: one master at a time.
 
-Exit codes: 0 ok, 1 nobody answered or the bus cannot be used, 2 usage, 3 config invalid.`,
-		Example: `  weir devices probe --bus rs485
+Exit codes: 0 ok, 1 nobody answered, nothing was understood, or it cannot be used, 2 usage, 3 config invalid.`,
+		Example: `  weir devices probe
+  weir devices probe --port /dev/ttyUSB0
+  weir devices probe --bus rs485
   weir devices probe --bus rs485 --ids 1-16 --timeout 100ms
   weir devices probe --bus rs485 --ids 3 --table input --address 52 --count 4`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case p.bus != "" && p.port != "":
+				return exitf(exitUsage, "give one of --port and --bus")
+			case p.port != "":
+				return p.listen(cmd)
+			case p.bus == "":
+				return p.list(cmd)
+			}
 			cfg, err := o.load()
 			if err != nil {
 				return err
@@ -75,6 +95,9 @@ Exit codes: 0 ok, 1 nobody answered or the bus cannot be used, 2 usage, 3 config
 	}
 	f := cmd.Flags()
 	f.StringVar(&p.bus, "bus", "", "`name` of a bus in the config")
+	f.StringVar(&p.port, "port", "", "`path` of a serial port to listen at")
+	f.IntVar(&p.baud, "baud", 0, "listen at this rate only (default: the common ones)")
+	f.DurationVar(&p.listening, "listen", 3*time.Second, "how long to listen at each rate")
 	f.StringVar(&p.ids, "ids", "1-247", "unit `ids`, one or a range")
 	f.StringVar(&p.table, "table", "holding", "what to show: holding, input, coil or discrete")
 	f.IntVar(&p.address, "address", 0, "the first register to show, counted from 0")
@@ -103,6 +126,83 @@ func (p *probe) check() error {
 		return fmt.Errorf("--count %d is not between 0 and 1000", p.count)
 	case p.timeout < time.Millisecond || p.timeout > time.Minute:
 		return fmt.Errorf("--timeout %v is not between 1ms and 1m", p.timeout)
+	}
+	return nil
+}
+
+// list shows the serial ports.
+func (p *probe) list(cmd *cobra.Command) error {
+	type held struct {
+		port.Info
+		Holders []port.Holder `json:"holders,omitempty"`
+	}
+	found, err := port.List()
+	if err != nil {
+		return err
+	}
+	all := []held{}
+	for _, i := range found {
+		all = append(all, held{i, port.Holders(i.Path)})
+	}
+	if p.asJSON {
+		return printJSON(cmd, all)
+	}
+	if len(all) == 0 {
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "there is no serial port; is the adapter plugged in, does dmesg speak of it?")
+		return err
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "PATH\tPORT IN THE CONFIG\tWHAT\tIN USE BY")
+	for _, h := range all {
+		var by []string
+		for _, one := range h.Holders {
+			by = append(by, fmt.Sprintf("%s (process %d)", one.Name, one.PID))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", h.Path, orDash(h.Name), orDash(h.What), orDash(strings.Join(by, ", ")))
+	}
+	return w.Flush()
+}
+
+// listen guesses what a port speaks.
+func (p *probe) listen(cmd *cobra.Command) error {
+	rates := devices.Rates
+	if p.baud != 0 {
+		rates = []int{p.baud}
+	}
+	if p.listening < 100*time.Millisecond || p.listening > time.Hour {
+		return exitf(exitUsage, "--listen %v is not between 100ms and 1h", p.listening)
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "listening, at most %v\n", time.Duration(len(rates))*p.listening)
+	tried, err := devices.Probe(cmd.Context(), p.port, rates, p.listening)
+	if err != nil {
+		return err
+	}
+	if p.asJSON {
+		if err := printJSON(cmd, tried); err != nil {
+			return err
+		}
+	}
+	heard := false
+	for _, g := range tried {
+		heard = heard || g.Bytes > 0
+		if p.asJSON || g.Bytes == 0 {
+			continue
+		}
+		out := cmd.OutOrStdout()
+		if g.Config == "" {
+			fmt.Fprintf(out, "%d baud: %d bytes that mean nothing: %s\n", g.Baud, g.Bytes, g.Sample)
+			continue
+		}
+		fmt.Fprintf(out, "%d baud: %d frames, such as %s\n\n    driver: serial\n    port: %s\n    baud: %d\n", g.Baud, g.Frames, g.Sample, p.port, g.Baud)
+		for _, line := range strings.Split(strings.Replace(g.Config, "}, format", "}\nformat", 1), "\n") {
+			fmt.Fprintf(out, "    %s\n", line)
+		}
+	}
+	switch {
+	case !heard:
+		return exitf(exitFailed, "nothing came: does the device send by itself, is it on, are RX and TX the right way round?")
+	case tried[len(tried)-1].Config == "":
+		return exitf(exitFailed, "bytes came, and none of the formats fits: look at the parity, or at the maker's description")
 	}
 	return nil
 }

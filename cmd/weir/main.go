@@ -100,7 +100,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 	root.AddCommand(
 		runCommand(o), checkCommand(o),
 		tailCommand(o), pubCommand(o), devicesCommand(o), queueCommand(o), ledgerCommand(o), replayCommand(o), drillCommand(o), traceCommand(o), verifyCommand(o),
-		userCommand(o), canCommand(o),
+		userCommand(o), canCommand(o), doctorCommand(o),
 		versionCommand(), boxCommand(), radioCommand(),
 	)
 	return root

@@ -34,6 +34,7 @@ func TestScripts(t *testing.T) {
 			"expand":    cmdExpand,
 			"wait-for":  cmdWaitFor,
 			"firstid":   cmdFirstID,
+			"tty":       cmdTTY,
 		},
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 	})

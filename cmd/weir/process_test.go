@@ -21,6 +21,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/weir-iot/weir/bridge/web"
+	"github.com/weir-iot/weir/devices/serial/pty"
 	"github.com/weir-iot/weir/firmware-sim/sim"
 )
 
@@ -74,17 +75,18 @@ func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
 }
 
-// cmdWaitFor is the script command "wait-for REGEXP COMMAND…": it runs the command until its output matches.
+// cmdWaitFor is the script command "wait-for REGEXP COMMAND…": it runs the command until its output matches. With "!" the
+// command has to fail.
 func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) < 2 || neg {
-		ts.Fatalf("usage: wait-for REGEXP COMMAND…")
+	if len(args) < 2 {
+		ts.Fatalf("usage: [!] wait-for REGEXP COMMAND…")
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
 	for end := time.Now().Add(startTimeout); ; {
 		err := ts.Exec(args[1], args[2:]...)
 		out := ts.ReadFile("stdout")
-		if err == nil && want.MatchString(out) {
+		if (err != nil) == neg && want.MatchString(out) {
 			return
 		}
 		if time.Now().After(end) {
@@ -104,6 +106,40 @@ func cmdFirstID(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%q does not match", args[0])
 	}
 	ts.Setenv("ID", m[1])
+}
+
+// cmdTTY is the script command "tty LINK FILE": a serial device at LINK that says the lines of FILE over and over, and
+// answers every line that it is sent with "ok" and the line.
+func cmdTTY(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || neg {
+		ts.Fatalf("usage: tty LINK FILE")
+	}
+	p, err := pty.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	lines := strings.SplitAfter(ts.ReadFile(args[1]), "\n")
+	answers := make(chan string, 100)
+	var both sync.WaitGroup
+	stop := make(chan struct{})
+	both.Go(func() {
+		for in := bufio.NewScanner(p); in.Scan(); {
+			answers <- "ok " + in.Text() + "\n"
+		}
+	})
+	both.Go(func() {
+		tick := time.NewTicker(20 * time.Millisecond) // as a device does
+		defer tick.Stop()
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			case answer := <-answers:
+				p.Write([]byte(answer))
+			case <-tick.C:
+				p.Write([]byte(lines[n%len(lines)]))
+			}
+		}
+	})
+	ts.Defer(func() { close(stop); p.Close(); both.Wait() })
 }
 
 // process is a program that runs beside the test.

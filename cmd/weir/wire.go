@@ -190,6 +190,8 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 			t, err := a.devices.Target(device, name)
 			return web.Target(t), err
 		},
+		Watch:     a.devices.Watch,
+		Record:    a.devices.Record,
 		Radios:    a.radioStatus,
 		Uplinks:   a.uplinkStatus,
 		Downlinks: a.downlinkStatus,

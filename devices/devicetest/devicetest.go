@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -456,7 +457,27 @@ func (r *runner) ends() error {
 	return r.err
 }
 
-// Play has the device say wire, bytes recorded from a real one (cat /dev/ttyUSB0 > file), and
+// Recorded is what the device said in a recording (weir devices record), for Play.
+func Recorded(t *testing.T, file string) (wire []byte) {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, chunks, err := codec.ReadRecording(f)
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	for _, c := range chunks {
+		if !c.Sent {
+			wire = append(wire, c.Bytes...)
+		}
+	}
+	return wire
+}
+
+// Play has the device say wire, bytes recorded from a real one, and
 // returns the frames as text, one a line. End is the last frame's text, at which it stops.
 func Play(t *testing.T, rig *Rig, say func(wire []byte), wire []byte, end string) string {
 	t.Helper()

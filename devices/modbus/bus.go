@@ -48,6 +48,7 @@ type Bus struct {
 	retries int
 	framing func() framing
 	open    func(ctx context.Context) (stream, error)
+	port    *port.Port // nil: over TCP
 
 	turn queue
 
@@ -121,8 +122,12 @@ func NewBus(name string, cfg BusConfig) (*Bus, error) {
 	return b, b.onTCP(cfg)
 }
 
+// Port is the serial port that the bus is on; nil if it is not.
+func (b *Bus) Port() *port.Port { return b.port }
+
 func (b *Bus) onPort(cfg port.Config) error {
 	p, err := port.New(cfg)
+	b.port = p
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,9 @@ type Config struct {
 	Commands map[string]Command `yaml:"commands"`
 }
 
+// Port is what the device is connected to.
+func (d *Driver) Port() *port.Port { return d.port }
+
 // New returns a driver for the device that cfg describes, whose bytes c decodes. Errors are
 // gateway.KeyErrors. The port is not touched before Run.
 func New(cfg Config, c *codec.Codec) (*Driver, error) {

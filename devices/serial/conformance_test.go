@@ -222,11 +222,7 @@ func TestConformance(t *testing.T) {
 // What a weather station sends over a bad contact.
 func TestPlayback(t *testing.T) {
 	b := newBench(t, lines, served(t))
-	wire, err := os.ReadFile("testdata/weather.wire")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := devicetest.Play(t, b.Rig, b.send, wire, "end=1")
+	got := devicetest.Play(t, b.Rig, b.send, devicetest.Recorded(t, "testdata/weather.rec"), "end=1")
 	want, err := os.ReadFile("testdata/weather.frames")
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 
 // Driver reads one port.
 type Driver struct {
+	taps
 	port     *port.Port
 	codec    *codec.Codec
 	commands map[string]*command
@@ -67,6 +68,7 @@ func (d *Driver) read(ctx context.Context, p *port.Line, emit func(codec.Frame))
 		s, err = d.stream(), nil
 	}
 	for ctx.Err() == nil {
+		d.tell(false, buf[:n])
 		s.Feed(buf[:n], emit)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -92,10 +94,9 @@ func (d *Driver) stream() *codec.Stream {
 // within reads what comes in a while that no device pauses inside a frame; if nothing does
 // the error is os.ErrDeadlineExceeded.
 func (d *Driver) within(ctx context.Context, p *port.Line, buf []byte) (n int, err error) {
-	// Adapters hand bytes on every 16 ms or so; 5 characters at slow rates. The second read
-	// is for us: that we did not get to run in time is no pause of the device's, and takes what
+	// The second read is for us: that we did not get to run in time is no pause of the device's, and takes what
 	// has come by then.
-	for _, wait := range []time.Duration{100*time.Millisecond + 50*time.Second/time.Duration(d.port.Baud()), time.Millisecond} {
+	for _, wait := range []time.Duration{d.pause(), time.Millisecond} {
 		p.SetReadDeadline(time.Now().Add(wait))
 		if ctx.Err() != nil { // its deadline may just have been overwritten, here and below
 			return 0, ctx.Err()

@@ -32,6 +32,31 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// A recording is read as the line was: a pause ends what was cut short, and what was sent counts for nothing.
+func TestPlay(t *testing.T) {
+	d := newDriver(port.Config{Port: "/dev/a", Baud: 115200}, codec.Config{Framing: map[string]any{"length": nil}, Format: "json"})
+	frame := func(text string) []byte { return append([]byte{byte(len(text))}, text...) }
+	var got []string
+	d.Play([]codec.Chunk{
+		{At: time.Second, Bytes: frame(`{"a":1}`)},
+		{At: 2 * time.Second, Bytes: frame(`{"a":2}`)[:3]},
+		{At: 2100 * time.Millisecond, Bytes: frame(`{"a":2}`)[3:]},
+		{At: 2100 * time.Millisecond, Sent: true, Bytes: []byte("noise")},
+		{At: 3 * time.Second, Bytes: frame(`{"a":3}`)[:3]},
+		{At: 4 * time.Second, Bytes: frame(`{"a":4}`)},
+		{At: 5 * time.Second, Bytes: frame(`{"a":5}`)[:3]},
+	}, func(f codec.Frame) {
+		text := f.Garbage
+		for _, r := range f.Readings {
+			text += r.Value
+		}
+		got = append(got, text)
+	})
+	if want := "1 2 malformed 4 malformed"; strings.Join(got, " ") != want {
+		t.Errorf("got %q, want %q", strings.Join(got, " "), want)
+	}
+}
+
 func newDriver(cfg port.Config, bytes codec.Config) *Driver {
 	c, err := codec.New(bytes, nil)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -41,18 +42,45 @@ func inUse(path string) error {
 	if unix.Stat(path, &port) != nil {
 		return inUseBy(0)
 	}
-	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, fd := range fds {
-		pid, _ := strconv.Atoi(strings.Split(fd, "/")[2])
-		if pid == os.Getpid() { // we have just opened it ourselves
-			continue
-		}
-		var st unix.Stat_t
-		if unix.Stat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == port.Rdev {
-			return inUseBy(pid)
+	for _, h := range holders(port.Rdev) {
+		if h.PID != os.Getpid() { // we have just opened it ourselves
+			return inUseBy(h.PID)
 		}
 	}
 	return inUseBy(0)
+}
+
+// Holder is a process that has a port open.
+type Holder struct {
+	PID  int    `json:"pid"`
+	Name string `json:"name"`
+}
+
+// Holders are the processes that have the port at path open, as far as this user may see.
+func Holders(path string) []Holder {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return nil
+	}
+	return holders(st.Rdev)
+}
+
+func holders(rdev uint64) (all []Holder) {
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		pid, _ := strconv.Atoi(strings.Split(fd, "/")[2])
+		var st unix.Stat_t
+		if unix.Stat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == rdev &&
+			!slices.ContainsFunc(all, func(h Holder) bool { return h.PID == pid }) {
+			all = append(all, Holder{pid, processName(pid)})
+		}
+	}
+	return all
+}
+
+func processName(pid int) string {
+	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return strings.TrimSpace(string(comm))
 }
 
 func inUseBy(pid int) error {
@@ -62,8 +90,7 @@ func inUseBy(pid int) error {
 	case pid <= 0:
 		return errors.New("in use by another process")
 	}
-	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if name := strings.TrimSpace(string(comm)); name != "" {
+	if name := processName(pid); name != "" {
 		return fmt.Errorf("in use by %s (process %d)", name, pid)
 	}
 	return fmt.Errorf("in use by process %d", pid)

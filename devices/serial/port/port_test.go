@@ -71,6 +71,31 @@ func TestFindUSB(t *testing.T) {
 	add("ttyUSB2", "1-3", "0403", "6001", "A50285BJ")
 	add("ttyACM0", "1-4", "303a", "1001", "7C:DF:A1:00:00:01")
 	os.MkdirAll(filepath.Join(root, "class", "tty0"), 0o700)
+	board := filepath.Join(root, "devices", "uart")
+	byID := filepath.Join(root, "by-id")
+	stable := filepath.Join(byID, "usb-FTDI-if00")
+	for _, err := range []error{
+		os.WriteFile(filepath.Join(root, "devices", "1-2", "product"), []byte("FT232R USB UART\n"), 0o600),
+		os.MkdirAll(board, 0o700), os.MkdirAll(byID, 0o700), os.WriteFile(filepath.Join(root, "ttyUSB1"), nil, 0o600),
+		os.Symlink(filepath.Join(root, "ttyUSB1"), stable),
+		os.MkdirAll(filepath.Join(root, "class", "ttyS0"), 0o700), os.Symlink(board, filepath.Join(root, "class", "ttyS0", "device")),
+		os.WriteFile(filepath.Join(root, "class", "ttyS0", "type"), []byte("0\n"), 0o600),
+		os.MkdirAll(filepath.Join(root, "class", "ttyAMA0"), 0o700), os.Symlink(board, filepath.Join(root, "class", "ttyAMA0", "device")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := list(filepath.Join(root, "class"), byID)
+	if want := []Info{
+		{Path: "/dev/ttyACM0", Name: "usb:303a:1001:7C:DF:A1:00:00:01", USB: "usb:303a:1001:7C:DF:A1:00:00:01"},
+		{Path: "/dev/ttyAMA0"},
+		{Path: "/dev/ttyUSB0", Name: "usb:1a86:7523", USB: "usb:1a86:7523"},
+		{Path: "/dev/ttyUSB1", Name: stable, USB: "usb:0403:6001:A50285BI", What: "FT232R USB UART"},
+		{Path: "/dev/ttyUSB2", Name: "usb:0403:6001:A50285BJ", USB: "usb:0403:6001:A50285BJ"},
+	}; err != nil || !reflect.DeepEqual(all, want) {
+		t.Errorf("listed %+v, %v", all, err)
+	}
 
 	for in, want := range map[string]string{
 		"usb:1A86:7523":                   "/dev/ttyUSB0",
@@ -91,5 +116,41 @@ func TestFindUSB(t *testing.T) {
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %q, want %q", in, got, want)
 		}
+	}
+}
+
+// What is wrong with a port is said without opening it, and who holds it.
+func TestDiagnose(t *testing.T) {
+	tty, err := pty.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tty.Close()
+	plain := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		tty.Path(): "", plain: plain + " is no serial port, but a file", plain + "x": "not there: not plugged in?", "usb:ffff:ffff": "not there: not plugged in?",
+	} {
+		p, err := New(Config{Port: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		problems, by := p.Diagnose()
+		got := ""
+		for _, one := range problems {
+			got += one.What
+			if one.Do == "" {
+				t.Errorf("%s: %s, and nothing to do about it", path, one.What)
+			}
+		}
+		if got != want || by != nil {
+			t.Errorf("%s: %q, %v", path, got, by)
+		}
+	}
+	// In the words for who has no rights; root has them all.
+	if p := denied("/dev/ttyUSB0", "no-such-group"); !strings.Contains(p.What, "is not in group no-such-group") || !strings.Contains(p.Do, "usermod -aG no-such-group") {
+		t.Errorf("%+v", p)
 	}
 }

@@ -40,23 +40,20 @@ func (id usbID) String() string {
 	return s
 }
 
-// find returns the path of the one port of the adapter. It reads sysfs, because the
-// library's list of ports opens every ttyS, which can take half a minute.
+// find returns the path of the one port of the adapter.
 func (id usbID) find(class string) (string, error) {
-	ttys, err := os.ReadDir(class)
+	all, err := list(class, "")
 	if err != nil {
-		return "", fmt.Errorf("list ports: %w", err)
+		return "", err
 	}
 	var found, described []string
-	for _, tty := range ttys {
-		device, err := filepath.EvalSymlinks(filepath.Join(class, tty.Name(), "device"))
-		if err != nil { // a virtual terminal
+	for _, p := range all {
+		if p.USB == "" {
 			continue
 		}
-		got, ok := usbOf(device)
-		if ok && got.vid == id.vid && got.pid == id.pid && (id.serial == "" || got.serial == id.serial) {
-			found = append(found, "/dev/"+tty.Name())
-			described = append(described, fmt.Sprintf("/dev/%s (%s)", tty.Name(), got))
+		if got, err := parseUSB(p.USB); err == nil && got.vid == id.vid && got.pid == id.pid && (id.serial == "" || got.serial == id.serial) {
+			found = append(found, p.Path)
+			described = append(described, fmt.Sprintf("%s (%s)", p.Path, p.USB))
 		}
 	}
 	switch len(found) {
@@ -70,15 +67,15 @@ func (id usbID) find(class string) (string, error) {
 }
 
 // usbOf looks for the USB device above a tty's device directory: the interface, and for
-// some drivers a directory of their own, lie between.
-func usbOf(dir string) (usbID, bool) {
+// some drivers a directory of their own, lie between. It returns the device's directory, too.
+func usbOf(dir string) (id usbID, above string, ok bool) {
 	for range 4 {
 		if vid := attribute(dir, "idVendor"); vid != "" {
-			return usbID{vid, attribute(dir, "idProduct"), attribute(dir, "serial")}, true
+			return usbID{vid, attribute(dir, "idProduct"), attribute(dir, "serial")}, dir, true
 		}
 		dir = filepath.Dir(dir)
 	}
-	return usbID{}, false
+	return usbID{}, "", false
 }
 
 func attribute(dir, name string) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -241,6 +243,70 @@ func TestSimulatedNode(t *testing.T) {
 	if len(ledger.Acked()) == 0 || !strings.Contains(fleet.Summary(), "mailbox") || !strings.Contains(fleet.Describe(), "s/mailbox/#") {
 		t.Errorf("%s%s", fleet.Describe(), fleet.Summary())
 	}
+}
+
+// A client that others wrote: every kind of topic at every QoS it has, a will, and messages on topics that it is told
+// of. At QoS 1 it never acknowledges what it gets, so it subscribes at QoS 0.
+func TestPythonNode(t *testing.T) {
+	if out, err := exec.Command("python3", "-c", "import mqttsn12").CombinedOutput(); err != nil {
+		t.Skipf("the Python package mqtt-sn-12 is not installed (python3 -m pip install mqtt-sn-12): %s", out)
+	}
+	udp := freeUDP(t)
+	weir := startRig(t, fmt.Sprintf("  mqttsn: {address: %q, predefined: {1: plant1/door}}\n", udp))
+	host, port, err := net.SplitHostPort(udp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*startTimeout)
+	defer cancel()
+	python := func(module string, args ...string) *exec.Cmd {
+		return exec.CommandContext(ctx, "python3", append([]string{"-u", "-m", module, "-h", host, "-p", port}, args...)...)
+	}
+	reader := python("mqttsn12.mqtt_sn_sub", "-i", "reader", "-t", "plant1/#", "-d")
+	said, err := reader.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reader.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(said)
+	hear := func(want string) {
+		t.Helper()
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), want) {
+				return
+			}
+		}
+		t.Errorf("the reader did not say %q", want)
+	}
+	defer func() {
+		reader.Process.Kill()
+		reader.Wait()
+	}()
+	hear("SUBACK return code: 0")
+	publish := func(args ...string) {
+		t.Helper()
+		if out, err := python("mqttsn12.mqtt_sn_pub", args...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", args, err, out)
+		}
+	}
+	for _, qos := range []string{"0", "1", "2"} {
+		publish("-i", "node", "-q", qos, "-t", "plant1/t", "-m", "named "+qos)
+	}
+	publish("-i", "node", "-q", "1", "-T", "1", "-m", "predefined")
+	publish("-i", "node", "-q", "2", "-t", "ab", "-m", "short")
+	publish("-q", "-1", "-T", "1", "-m", "no connection")
+	publish("-i", "node", "-q", "1", "-t", "plant1/w", "-m", "has a will", "--will-topic", "plant1/will", "--will-payload", "gone")
+	for topic, want := range map[string][]string{
+		"plant1/t": {"named 0", "named 1", "named 2"}, "plant1/door": {"predefined", "no connection"}, "ab": {"short"}, "plant1/w": {"has a will"}, "plant1/will": nil,
+	} {
+		if got := weir.history(topic); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", topic, got, want)
+		}
+	}
+	hear("Registering topic") // §6.10: a wildcard's topic is told before its first message
+	hear("payload=b'named 0'")
 }
 
 func body(t *testing.T, url string) string {

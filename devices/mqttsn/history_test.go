@@ -18,10 +18,7 @@ import (
 var histories = flag.Int("histories", 12, "how many random histories to run")
 
 // fate is what a node knows of the messages of one topic: whether each was accepted.
-type fate struct {
-	mu       sync.Mutex
-	accepted []bool
-}
+type fate struct{ accepted []bool }
 
 // Nodes publish, subscribe, sleep, move, leave and come back in any order over a network that loses, doubles and
 // reorders, and a gateway that restarts. What was accepted is stored, at QoS 2 once, and each topic is in order; and so
@@ -213,7 +210,7 @@ func read(t *testing.T, n *node, rng *rand.Rand, done <-chan struct{}) {
 		case 0:
 			err = n.Disconnect(ctx)
 			time.Sleep(time.Duration(rng.IntN(5000)) * time.Millisecond)
-			err = n.Connect(ctx)
+			err = errors.Join(err, n.Connect(ctx))
 		case 1, 2:
 			if err = n.Sleep(ctx, time.Hour); err == nil {
 				for range rng.IntN(4) {

@@ -103,6 +103,29 @@ func TestAcceptedMeansStored(t *testing.T) {
 	}
 }
 
+// A copy of a QoS 2 publish that comes while its release is on its way to storage is not a new one.
+func TestCopyBehindRelease(t *testing.T) {
+	bubble(t, mqttsn.Options{}, func(t *testing.T, r *rig) {
+		w := r.raw("192.0.2.1:1000")
+		w.connect("node1")
+		p := packet.Packet{Type: packet.Publish, QoS: 2, TopicType: packet.Predefined, TopicID: 1, MsgID: 7, Data: []byte("open")}
+		w.ask(p, packet.Pubrec)
+		r.j.all = true
+		r.j.hold(true)
+		w.send(packet.Packet{Type: packet.Pubrel, MsgID: 7})
+		w.nothing()
+		w.ask(p, packet.Pubrec)
+		r.j.hold(false)
+		if a := w.recv(); a.Type != packet.Pubcomp {
+			t.Errorf("%+v", a)
+		}
+		w.nothing()
+		if got := r.data(); len(got) != 1 {
+			t.Errorf("stored %q", got)
+		}
+	})
+}
+
 // A client that gives everything the same MsgId, and says the same again, means it again.
 func TestSameAgain(t *testing.T) {
 	bubble(t, mqttsn.Options{}, func(t *testing.T, r *rig) {

@@ -170,6 +170,7 @@ type journal struct {
 	events  []*gateway.Event
 	pending []func()
 	held    bool
+	all     bool // changes are held too
 	refuse  error
 	deliver func([]*gateway.Event)
 	work    chan func()
@@ -201,7 +202,7 @@ func (j *journal) Append(_ context.Context, e *gateway.Event, _ gateway.Durabili
 		j.deliver([]*gateway.Event{e})
 		done(nil)
 	}
-	if j.held && e.Kind == gateway.Data {
+	if j.held && (j.all || e.Kind == gateway.Data) {
 		j.pending = append(j.pending, store)
 	} else {
 		j.work <- store

@@ -65,8 +65,8 @@ func (t *topics) add(name string) *topic {
 	h.Write([]byte(name))
 	for {
 		sum := h.Sum32()
-		id := uint16(sum ^ sum>>16)
-		if id != 0 && id != 0xFFFF && t.names[id] == nil && !t.taken(id) && !t.spent[id] { // §5.3.11: both are reserved
+		id := uint16(sum^sum>>16) & 0x7FFF                                 // there are clients that read it as a signed number
+		if id != 0 && t.names[id] == nil && !t.taken(id) && !t.spent[id] { // 0 is reserved, §5.3.11
 			p := &topic{name: name, id: id, used: t.clock}
 			t.ids[name], t.names[id] = p, p
 			return p

@@ -1,5 +1,5 @@
 // Package auth is the one policy of who may do what: users with argon2id passwords,
-// roles with topic patterns. MQTT, WebSocket, SSE and HTTP ask the same functions, so
+// roles with topic patterns. MQTT, MQTT-SN, WebSocket, SSE and HTTP ask the same functions, so
 // that no door is easier than another.
 //
 //	name, password ──► Policy.Authenticate ──► Account ──► CanPublish, CanSubscribe, CanRead

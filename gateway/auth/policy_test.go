@@ -256,3 +256,27 @@ func TestUnknownUserTakesTheTime(t *testing.T) {
 		t.Errorf("an unknown user takes %d MiB of argon2id, a wrong password %d", unknown, wrong)
 	}
 }
+
+// Somebody without a password has a role, and is nobody who could log in.
+func TestNamed(t *testing.T) {
+	hash, err := Hash("secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := New(map[string]User{"alice": {PasswordHash: hash}}, map[string]Role{"sensor": {Publish: []string{"a/%u/%c"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := p.Named("node7", "sensor")
+	if err != nil || a.Name() != "node7" || a.Role() != "sensor" || a.CanPublish("a/node7/x", "x") != nil || a.CanPublish("a/alice/x", "x") == nil {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if _, err := p.Authenticate(t.Context(), "node7", ""); !errors.Is(err, gateway.ErrDenied) {
+		t.Errorf("logged in: %v", err)
+	}
+	for name, role := range map[string]string{"alice": "sensor", "node7": "none"} {
+		if a, err := p.Named(name, role); !errors.Is(err, gateway.ErrInvalid) {
+			t.Errorf("%s with role %s: %+v, %v", name, role, a, err)
+		}
+	}
+}

@@ -24,6 +24,7 @@ const usage = `firmware-sim simulates devices.
   firmware-sim run   devices that measure and send until told to stop
   firmware-sim load  numbered messages, as many as asked for, and the account of them
   firmware-sim demo  a gateway and the devices together: make run
+  firmware-sim ble   Bluetooth devices around an adapter that it adds to this machine
   firmware-sim chaos a gateway under faults, and what it lost: make chaos
 
 Each has -h. Exit codes: 0 ok, 1 failed, 2 usage.
@@ -44,7 +45,7 @@ func main() {
 
 // command is main for tests: it returns the exit code.
 func command(ctx context.Context, args []string, out, errOut io.Writer) int {
-	commands := map[string]func(context.Context, []string, io.Writer, io.Writer) error{"run": run, "load": load, "demo": demo, "chaos": chaosCommand}
+	commands := map[string]func(context.Context, []string, io.Writer, io.Writer) error{"run": run, "load": load, "demo": demo, "ble": ble, "chaos": chaosCommand}
 	if len(args) == 0 || commands[args[0]] == nil {
 		fmt.Fprint(errOut, usage)
 		return 2

@@ -44,7 +44,7 @@ type Air struct {
 	remember              int
 	tables                []adv.Table
 	keys                  map[adv.Addr][]byte
-	ids                   map[string]bool // of devices that are configured
+	ids                   map[string]bool // of devices that are configured, in lower case
 	firstRetry, lastRetry time.Duration
 	decoder               *adv.Decoder // made at the first start; then of the goroutine that hears
 
@@ -228,6 +228,7 @@ func (a *Air) start() error {
 	if a.decoder == nil {
 		var err error
 		if a.decoder, err = adv.New(a.keys, a.tables); err != nil {
+			a.retry = time.Now().Add(a.lastRetry)
 			return err
 		}
 	}
@@ -349,7 +350,7 @@ func (a *Air) note(h heard) {
 		res = h.results[0]
 		id = res.ID
 	}
-	if a.ids[id] || a.ids[h.report.Addr.ID()] {
+	if a.ids[strings.ToLower(id)] || a.ids[h.report.Addr.ID()] {
 		return // it is configured; its driver does not run just now
 	}
 	s := a.seen[id]

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,12 +65,15 @@ func (d *Driver) claims(r adv.Report, results []adv.Result) bool {
 		return true
 	}
 	for _, res := range results {
-		if res.ID == d.id {
+		if d.is(res) {
 			return true
 		}
 	}
 	return false
 }
+
+// is tells whether the format says that it is this device.
+func (d *Driver) is(res adv.Result) bool { return strings.EqualFold(res.ID, d.id) }
 
 // hearing is one run of a driver.
 type hearing struct {
@@ -143,7 +147,7 @@ func (r *hearing) take(h heard) {
 	}
 	found := false
 	for _, res := range h.results {
-		if r.format != "" && !res.Is(r.format) || res.ID != r.id && !(r.named && h.report.Addr == r.addr) {
+		if r.format != "" && !res.Is(r.format) || !r.is(res) && !(r.named && h.report.Addr == r.addr) {
 			continue
 		}
 		found = true

@@ -22,6 +22,7 @@ type ear struct {
 	air   *Air
 	radio *fakeRadio
 	out   chan string
+	start []func() // the drivers; all are made before any runs
 }
 
 func newEar(t *testing.T, cfg AirConfig) *ear {
@@ -34,15 +35,32 @@ func newEar(t *testing.T, cfg AirConfig) *ear {
 	return e
 }
 
-// device runs a driver until the test ends.
+// device makes a driver, which runs from the first advertisement on until the test ends.
 func (e *ear) device(name string, cfg Config) *Driver {
 	e.t.Helper()
 	d, err := New(cfg, e.air, 0)
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	e.run(name, d)
+	e.start = append(e.start, func() { e.run(name, d) })
 	return d
+}
+
+// hear has the radio hear a report.
+func (e *ear) hear(r adv.Report) {
+	e.t.Helper()
+	for _, run := range e.start {
+		run()
+	}
+	if n := len(e.start); n > 0 {
+		eventually(e.t, "not all listen", func() bool {
+			e.air.mu.Lock()
+			defer e.air.mu.Unlock()
+			return len(e.air.listeners) >= n
+		})
+	}
+	e.start = nil
+	e.radio.reports <- r
 }
 
 func (e *ear) run(name string, d *Driver) {
@@ -73,10 +91,10 @@ func (e *ear) run(name string, d *Driver) {
 func (e *ear) hears(reports []adv.Report, want ...string) {
 	e.t.Helper()
 	for _, r := range reports {
-		e.radio.reports <- r
+		e.hear(r)
 	}
 	// What comes after is not before: a last one, that everybody understands.
-	e.radio.reports <- report(adv.Addr{0xff}, nil)
+	e.hear(report(adv.Addr{0xff}, nil))
 	var got []string
 	for len(got) < len(want) {
 		select {
@@ -135,7 +153,7 @@ func TestDriver(t *testing.T) {
 // first is what comes of the first advertisement of a device.
 func (e *ear) first(name string, r adv.Report) string {
 	e.t.Helper()
-	e.radio.reports <- r
+	e.hear(r)
 	if line := e.line(); line != name {
 		e.t.Fatalf("the first frame is %q", line)
 	}
@@ -171,7 +189,7 @@ func TestDedup(t *testing.T) {
 	e.first("a", report(thermometer, hci.BTHome(1, 20)))
 	time.Sleep(60 * time.Millisecond) // the window
 	e.hears(one(report(thermometer, hci.BTHome(1, 20))), "a temperature=20.00")
-	if d, err := New(Config{Address: other.String()}, e.air, 10*time.Second); err != nil || d.dedup != 5*time.Second {
+	if d, err := New(Config{Address: other.String()}, newEar(t, AirConfig{}).air, 10*time.Second); err != nil || d.dedup != 5*time.Second {
 		t.Errorf("a device that expires after 10 s is told every %v, %v", d.dedup, err)
 	}
 }
@@ -206,10 +224,10 @@ func TestPresence(t *testing.T) {
 	e.run("tag", d)
 	e.expect("tag")                // the adapter is open
 	e.expect("tag presence=false") // and the tag not near
-	e.radio.reports <- report(thermometer, []byte{2, 1, 6})
+	e.hear(report(thermometer, []byte{2, 1, 6}))
 	e.expect("tag presence=true")
 	e.expect("tag presence=false")
-	e.radio.reports <- report(thermometer, []byte{2, 1, 6})
+	e.hear(report(thermometer, []byte{2, 1, 6}))
 	e.expect("tag presence=true")
 	if names := d.Names(); !slices.Equal(names, []string{"presence"}) {
 		t.Error(names)
@@ -255,7 +273,7 @@ func TestSeen(t *testing.T) {
 		return r
 	}
 	for i := range 1000 {
-		e.radio.reports <- stranger(i)
+		e.hear(stranger(i))
 	}
 	e.hears(nil)
 	s := e.air.Status()
@@ -274,7 +292,7 @@ func TestSeen(t *testing.T) {
 	}
 	// Those of known formats push out each other.
 	for i := range 50 {
-		e.radio.reports <- report(adv.Addr{1, byte(i)}, hci.BTHome(1, 20))
+		e.hear(report(adv.Addr{1, byte(i)}, hci.BTHome(1, 20)))
 	}
 	e.hears(nil)
 	if s = e.air.Status(); len(s.Seen) != 10 {
@@ -289,7 +307,9 @@ func TestSlow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.device("b", Config{Address: other.String()})
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	var running sync.WaitGroup
 	free := make(chan struct{})
 	var last string
@@ -304,12 +324,11 @@ func TestSlow(t *testing.T) {
 			}
 		})
 	})
-	e.device("b", Config{Address: other.String()})
 	for i := range 200 {
-		e.radio.reports <- report(thermometer, hci.BTHome(byte(i), 20+float64(i)/10))
+		e.hear(report(thermometer, hci.BTHome(byte(i), 20+float64(i)/10)))
 	}
 	e.first("b", report(other, hci.BTHome(1, 20)))
-	e.radio.reports <- report(thermometer, hci.BTHome(250, 40))
+	e.hear(report(thermometer, hci.BTHome(250, 40)))
 	close(free)
 	running.Wait()
 	if last != "40.00" {

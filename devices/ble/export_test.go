@@ -21,6 +21,7 @@ func seqTable() adv.Table {
 // says so.
 func ConformanceRig(t *testing.T) (d *Driver, say func(int), noise, unplug, plug func()) {
 	r := newRig(t, AirConfig{Decoders: []adv.Table{seqTable()}})
+	r.hurry()
 	p := &hci.Peripheral{Addr: thermometer, RSSI: -50, Every: 10 * time.Millisecond, Data: []byte{2, 1, 6}}
 	r.ctl.Add(p)
 	d, err := New(Config{Address: thermometer.String(), Decoder: auto}, r.air, 0)

@@ -103,7 +103,6 @@ func newRig(t *testing.T, cfg AirConfig) *rig {
 	if r.air, err = NewAir("hci0", cfg, r.radio); err != nil {
 		t.Fatal(err)
 	}
-	r.air.firstRetry, r.air.lastRetry = 10*time.Millisecond, 100*time.Millisecond
 	t.Cleanup(func() {
 		if r.unplug != nil {
 			r.unplug()
@@ -179,6 +178,9 @@ func (r *rig) pid() int {
 	return r.radio.session.process.Pid()
 }
 
+// hurry has the adapter looked for more often than outside of tests.
+func (r *rig) hurry() { r.air.firstRetry, r.air.lastRetry = 10*time.Millisecond, 100*time.Millisecond }
+
 // keep runs the air until the test ends.
 func (r *rig) keep() {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -190,7 +192,7 @@ func (r *rig) keep() {
 	})
 }
 
-// heardSince waits until advertisements come that are newer than from now on.
+// hears waits until advertisements come that are newer than from now on.
 func (r *rig) hears() {
 	r.t.Helper()
 	before := r.air.Status().Heard

@@ -55,7 +55,7 @@ func (b *bearer) receive(pdu []byte) {
 	switch op := pdu[0]; {
 	case op == attNotification || op == attIndication:
 		if op == attIndication {
-			go b.p.send(channelATT, []byte{attConfirmation})
+			b.p.beside(func() { b.p.send(channelATT, []byte{attConfirmation}) })
 		}
 		b.mu.Lock()
 		notify := b.notify
@@ -83,7 +83,7 @@ func (b *bearer) receive(pdu []byte) {
 		if op == attMTURequest {
 			answer = []byte{op + 1, byte(b.RxMTU()), byte(b.RxMTU() >> 8)}
 		}
-		go b.p.send(channelATT, answer)
+		b.p.beside(func() { b.p.send(channelATT, answer) })
 	}
 }
 

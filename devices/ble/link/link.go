@@ -208,7 +208,7 @@ func (h *Host) Start(ctx context.Context) error {
 	if _, err := h.command(ctx, leSetEventMask, binary.LittleEndian.AppendUint64(nil, mask)); err != nil {
 		return fmt.Errorf("set the LE event mask: %w", err)
 	}
-	return h.Rescan(ctx)
+	return h.rescan(ctx)
 }
 
 // buffers asks how much data the controller takes.
@@ -235,9 +235,20 @@ func (h *Host) buffers(ctx context.Context) error {
 	return nil
 }
 
-// Rescan has the controller scan, from the beginning: those that are silent after hours are often cured by it. It scans actively,
-// for scan responses; all the time, for sensors send seldom; and tells everything that it hears, repeats too.
+// Rescan has the controller scan, from the beginning: those that are silent after hours are often cured by it. While
+// a connection is being made it does nothing, because that is why it does not scan.
 func (h *Host) Rescan(ctx context.Context) error {
+	select {
+	case h.connecting <- struct{}{}:
+		defer func() { <-h.connecting }()
+		return h.rescan(ctx)
+	default:
+		return nil
+	}
+}
+
+// rescan scans actively, for scan responses; all the time, for sensors send seldom; and tells everything that it hears, repeats too.
+func (h *Host) rescan(ctx context.Context) error {
 	h.scan(ctx, false)                          // it may not be scanning
 	params := []byte{1, 0xa0, 0, 0xa0, 0, 0, 0} // active; interval and window 100 ms; public address; everybody
 	op := uint16(leSetScanParameters)

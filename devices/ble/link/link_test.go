@@ -213,6 +213,20 @@ func TestDeadlines(t *testing.T) {
 		_, err := r.Connect(ctx, Addr{strap, 1})
 		return err
 	})
+	waiting := make(chan error)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		_, err := r.Connect(ctx, Addr{strap, 1})
+		waiting <- err
+	}()
+	eventually(t, "it does not connect", func() bool { return r.ctl.Commands(leCreateConnection) == 2 })
+	if err := r.Rescan(t.Context()); err != nil { // which the controller would refuse now
+		t.Errorf("scan while it connects: %v", err)
+	}
+	if err := <-waiting; !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
 	r.ctl.Change(func() { r.strap.Unreachable = false })
 	for what, do := range map[string]func(context.Context, *Peer) error{
 		"discover": func(ctx context.Context, p *Peer) error { _, err := p.Discover(ctx); return err },
@@ -241,6 +255,26 @@ func TestDeadlines(t *testing.T) {
 	}
 	r.ctl.Mute()
 	within("ask a mute controller", func(ctx context.Context) error { return r.Ask(ctx) })
+}
+
+// TestAsked: what a device asks of its host is answered, and a flood of it is not.
+func TestAsked(t *testing.T) {
+	r := newRig(t, false).started(t)
+	r.connect(t)
+	for _, pdu := range [][]byte{
+		{0x12, 1, 8, 0, 6, 0, 6, 0, 0, 0, 100, 0}, // its own timing
+		{0x02, 2, 4, 0, 0, 0, 0, 0},               // a channel of BR/EDR
+	} {
+		r.ctl.Inject(append([]byte{2, 0x40, 0x20, byte(len(pdu) + 4), 0, byte(len(pdu)), 0, 5, 0}, pdu...))
+	}
+	eventually(t, "it does not have its timing", func() bool { return r.ctl.Commands(leConnectionUpdate) == 1 })
+	for range 200 {
+		r.ctl.Inject([]byte{2, 0x40, 0x20, 7, 0, 3, 0, 4, 0, 0x02, 23, 0}) // the length of packets
+		r.ctl.Inject([]byte{2, 0x40, 0x20, 6, 0, 2, 0, 6, 0, 0x0b, 1})     // to pair
+	}
+	if err := r.Ask(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestBroken(t *testing.T) {

@@ -30,6 +30,9 @@ const (
 // maxPeers is how many connections there are at most. Controllers have room for few.
 const maxPeers = 8
 
+// maxOwed is how many answers to a device may be under way; what it asks beyond that is ignored.
+const maxOwed = 4
+
 // maxPDU bounds an L2CAP PDU: the longest attribute and what goes before it.
 const maxPDU = 1024
 
@@ -41,6 +44,7 @@ type Peer struct {
 	att    *bearer
 	client *att.Client
 	busy   chan struct{} // of one element: one call at a time
+	owed   chan struct{} // an element for each answer that is being sent
 
 	partial  []byte // of a PDU, with its header; of the goroutine that reads
 	inFlight int    // ACL packets of it that the controller has; guarded by the host's mu
@@ -63,12 +67,12 @@ func (h *Host) Connect(ctx context.Context, addr Addr) (*Peer, error) {
 	}
 	done := make(chan connected, 1)
 	h.mu.Lock()
-	full := len(h.peers) >= maxPeers
-	h.attempt = done
-	h.mu.Unlock()
-	if full {
+	if len(h.peers) >= maxPeers {
+		h.mu.Unlock()
 		return nil, fmt.Errorf("%d devices are connected, which is the most", maxPeers)
 	}
+	h.attempt = done
+	h.mu.Unlock()
 	defer func() {
 		h.mu.Lock()
 		h.attempt = nil
@@ -157,7 +161,7 @@ func (h *Host) peer(c connected, addr Addr) (*Peer, error) {
 	if c.status != 0 {
 		return nil, fmt.Errorf("connect: %w", c.status)
 	}
-	p := &Peer{h: h, handle: c.handle, addr: addr, busy: make(chan struct{}, 1), gone: make(chan struct{})}
+	p := &Peer{h: h, handle: c.handle, addr: addr, busy: make(chan struct{}, 1), owed: make(chan struct{}, maxOwed), gone: make(chan struct{})}
 	p.att = newBearer(p)
 	h.mu.Lock()
 	err, before := h.err, h.peers[c.handle]
@@ -292,17 +296,30 @@ func (p *Peer) take(channel uint16, b []byte) {
 		params := append([]byte{byte(p.handle), byte(p.handle >> 8)}, b[4:12]...)
 		params = append(params, 0, 0, 0, 0)
 		id := b[1]
-		go func() {
+		p.beside(func() {
 			result := byte(0)
 			if _, err := p.h.command(context.Background(), leConnectionUpdate, params); err != nil {
 				result = 1
 			}
 			p.send(channelSignal, []byte{signalUpdateAnswer, id, 2, 0, result, 0})
-		}()
+		})
 	case channel == channelSignal && len(b) >= 4 && b[0] > signalReject && b[0]&1 == 0: // a request
-		go p.send(channelSignal, []byte{signalReject, b[1], 2, 0, 0, 0})
+		reject := []byte{signalReject, b[1], 2, 0, 0, 0}
+		p.beside(func() { p.send(channelSignal, reject) })
 	case channel == channelSecurity && len(b) >= 1 && (b[0] == pairingRequest || b[0] == securityRequest):
-		go p.send(channelSecurity, []byte{pairingFailed, pairingUnsupported})
+		p.beside(func() { p.send(channelSecurity, []byte{pairingFailed, pairingUnsupported}) })
+	}
+}
+
+// beside runs do, which answers the device, apart from the goroutine that reads.
+func (p *Peer) beside(do func()) {
+	select {
+	case p.owed <- struct{}{}:
+		go func() {
+			defer func() { <-p.owed }()
+			do()
+		}()
+	default:
 	}
 }
 

@@ -67,6 +67,7 @@ devices:
       return: {register: 30002, scale: 0.1, unit: °C, deadband: 0.5, max_interval: 10s}
       power: {register: 30003, scale: 0.1, unit: W}
       compressor: {register: 30004, enum: {0: stopped, 1: runs}, deadband: 0}
+      setpoint: {register: 40001, scale: 0.1, unit: °C, write: true, min: 20, max: 55, deadband: 0, max_interval: 10s}
 `
 
 func demo(ctx context.Context, args []string, out, errOut io.Writer) error {

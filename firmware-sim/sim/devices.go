@@ -25,7 +25,7 @@ func kinds() []kind {
 		{name: "p1", what: "serial DSMR telegrams of a smart meter", every: time.Second, line: telegram, new: newP1},
 		{name: "dust", what: "serial frames of a PMS5003", every: time.Second, line: pmsFrame, new: newDust},
 		{name: "mailbox", what: "MQTT-SN QoS 1, asleep most of the time; answers .../set", every: 5 * time.Second, sleeps: true, new: newMailbox},
-		{name: "heatpump", what: "Modbus RTU unit 3: registers 30001 to 30004", every: time.Second, modbus: true, new: newHeatpump},
+		{name: "heatpump", what: "Modbus RTU unit 3: registers 30001 to 30004, and 40001 to set", every: time.Second, modbus: true, new: newHeatpump},
 	}
 }
 

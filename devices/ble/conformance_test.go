@@ -3,9 +3,12 @@ package ble_test
 import (
 	"testing"
 
+	"github.com/weir-iot/weir/devices"
 	"github.com/weir-iot/weir/devices/ble"
 	"github.com/weir-iot/weir/devices/devicetest"
 )
+
+var _ devices.Writer = (*ble.Driver)(nil)
 
 func TestConformance(t *testing.T) {
 	devicetest.Conformance(t, func(t *testing.T) *devicetest.Rig {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -205,6 +207,18 @@ func reasonOf(err error) string {
 		}
 	}
 	return ""
+}
+
+// Settings are what gatt.write allows, as text.
+func (d *Driver) Settings() (all []codec.Setting) {
+	if d.gatt == nil {
+		return nil
+	}
+	for _, at := range d.gatt.writes {
+		all = append(all, codec.Setting{Name: at.name, Form: codec.Text})
+	}
+	slices.SortFunc(all, func(a, b codec.Setting) int { return strings.Compare(a.Name, b.Name) })
+	return all
 }
 
 // Write writes a value of the device, as one of gatt.write. It keeps the promises of devices.Writer.

@@ -83,6 +83,13 @@ func TestStation(t *testing.T) {
 	for range 3 { // while the other is connected
 		again.await("battery=87")
 	}
+	var settable []string
+	for _, setting := range d.Settings() {
+		settable = append(settable, setting.Name)
+	}
+	if got := strings.Join(settable, " "); got != "heart_rate_control level" || once.Settings() != nil {
+		t.Errorf("can be set: %s", got)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if reply, err := d.Write(ctx, "level", "0x07"); err != nil || reply != "0.7" {

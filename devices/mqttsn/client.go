@@ -441,7 +441,7 @@ func (c *client) lose(reason string) {
 	c.log.Info("MQTT-SN client lost", "remote", c.peer.String(), "reason", reason)
 	asleep := c.resting()
 	c.drop(false)
-	if !asleep {
+	if !asleep && c.g.bound(c) {
 		c.send(packet.Packet{Type: packet.Disconnect})
 	}
 }

@@ -397,6 +397,13 @@ func (g *Gateway) unbind(c *client, p peer) {
 	}
 }
 
+// bound tells whether c's address is still its own.
+func (g *Gateway) bound(c *client) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.peers[c.peer] == c
+}
+
 // forget takes c out, and hands on what came for it meanwhile: it may be the CONNECT of what follows.
 func (g *Gateway) forget(ctx context.Context, c *client) {
 	g.mu.Lock()

@@ -210,8 +210,8 @@ func TestSameAddress(t *testing.T) {
 	bubble(t, mqttsn.Options{}, func(t *testing.T, r *rig) {
 		w := r.raw("192.0.2.1:1000")
 		w.connect("node1")
-		w.send(packet.Packet{Type: packet.Connect, Clean: true, Protocol: 1, Duration: 600, Text: "node2"})
-		time.Sleep(time.Second)
+		w.connect("node2")
+		w.nothing()
 		if c := r.broker.Clients(); len(c) != 1 || c[0].ID != "node2" {
 			t.Errorf("%+v", c)
 		}

@@ -294,9 +294,13 @@ func TestSeen(t *testing.T) {
 	for i := range 50 {
 		e.hear(report(adv.Addr{1, byte(i)}, hci.BTHome(1, 20)))
 	}
+	for i := range 50 { // and phones push out none of them
+		e.hear(stranger(i))
+	}
 	e.hears(nil)
-	if s = e.air.Status(); len(s.Seen) != 10 {
-		t.Errorf("%d are remembered", len(s.Seen))
+	s = e.air.Status()
+	if strangers := slices.ContainsFunc(s.Seen, func(d Seen) bool { return d.Format == "" }); len(s.Seen) != 10 || strangers {
+		t.Errorf("%+v", s.Seen)
 	}
 }
 

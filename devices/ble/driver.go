@@ -211,6 +211,14 @@ func reasonOf(err error) string {
 	return ""
 }
 
+// Settings are what gatt.write lists.
+func (d *Driver) Settings() []codec.Setting {
+	if d.gatt == nil {
+		return nil
+	}
+	return d.gatt.settings()
+}
+
 // Write writes a value of the device, as one of gatt.write. It keeps the promises of devices.Writer.
 func (d *Driver) Write(ctx context.Context, name, value string) (string, error) {
 	if d.gatt == nil {

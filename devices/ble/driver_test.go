@@ -358,6 +358,7 @@ func TestConfigErrors(t *testing.T) {
 		"gatt.timeout":                                                       {Address: "A4:C1:38:00:00:07", GATT: &GATTConfig{Read: read, Timeout: time.Hour}},
 		"gatt":                                                               {Address: "A4:C1:38:00:00:08", GATT: &GATTConfig{}},
 		"gatt.read.0":                                                        {Address: "A4:C1:38:00:00:09", GATT: &GATTConfig{Read: []Attribute{{UUID: "batery"}}}},
+		"gatt.write.1":                                                       {Address: "A4:C1:38:00:00:0b", GATT: &GATTConfig{Write: append(read, read...)}},
 		"gatt.notify.0.fields.0.type": {Address: "A4:C1:38:00:00:0a", GATT: &GATTConfig{
 			Notify: []Attribute{{UUID: "fff1", Fields: []adv.Field{{Name: "x", Type: "u7"}}}}}},
 	} {

@@ -3,6 +3,7 @@ package ble
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -71,6 +72,10 @@ func TestStation(t *testing.T) {
 	once, err := New(Config{Address: thermometer.String(), Decoder: "bthome", GATT: &GATTConfig{Read: names("battery"), Interval: time.Second}}, r.air, 0)
 	if err != nil {
 		t.Fatal(err)
+	}
+	want := []codec.Setting{{Name: "heart_rate_control", Form: codec.Choice, Options: []string{"reset"}}, {Name: "level", Form: codec.Text}}
+	if got := d.Settings(); !reflect.DeepEqual(got, want) {
+		t.Errorf("it can be set: %+v", got)
 	}
 	lines, again := r.drive(d), r.drive(once)
 	lines.await("")

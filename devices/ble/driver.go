@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -212,16 +211,12 @@ func reasonOf(err error) string {
 	return ""
 }
 
-// Settings are what gatt.write allows, as text.
-func (d *Driver) Settings() (all []codec.Setting) {
+// Settings are what gatt.write lists.
+func (d *Driver) Settings() []codec.Setting {
 	if d.gatt == nil {
 		return nil
 	}
-	for _, at := range d.gatt.writes {
-		all = append(all, codec.Setting{Name: at.name, Form: codec.Text})
-	}
-	slices.SortFunc(all, func(a, b codec.Setting) int { return strings.Compare(a.Name, b.Name) })
-	return all
+	return d.gatt.settings()
 }
 
 // Write writes a value of the device, as one of gatt.write. It keeps the promises of devices.Writer.

@@ -294,9 +294,13 @@ func TestSeen(t *testing.T) {
 	for i := range 50 {
 		e.hear(report(adv.Addr{1, byte(i)}, hci.BTHome(1, 20)))
 	}
+	for i := range 50 { // and phones push out none of them
+		e.hear(stranger(i))
+	}
 	e.hears(nil)
-	if s = e.air.Status(); len(s.Seen) != 10 {
-		t.Errorf("%d are remembered", len(s.Seen))
+	s = e.air.Status()
+	if strangers := slices.ContainsFunc(s.Seen, func(d Seen) bool { return d.Format == "" }); len(s.Seen) != 10 || strangers {
+		t.Errorf("%+v", s.Seen)
 	}
 }
 
@@ -354,6 +358,7 @@ func TestConfigErrors(t *testing.T) {
 		"gatt.timeout":                                                       {Address: "A4:C1:38:00:00:07", GATT: &GATTConfig{Read: read, Timeout: time.Hour}},
 		"gatt":                                                               {Address: "A4:C1:38:00:00:08", GATT: &GATTConfig{}},
 		"gatt.read.0":                                                        {Address: "A4:C1:38:00:00:09", GATT: &GATTConfig{Read: []Attribute{{UUID: "batery"}}}},
+		"gatt.write.1":                                                       {Address: "A4:C1:38:00:00:0b", GATT: &GATTConfig{Write: append(read, read...)}},
 		"gatt.notify.0.fields.0.type": {Address: "A4:C1:38:00:00:0a", GATT: &GATTConfig{
 			Notify: []Attribute{{UUID: "fff1", Fields: []adv.Field{{Name: "x", Type: "u7"}}}}}},
 	} {

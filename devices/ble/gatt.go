@@ -70,6 +70,7 @@ type gatt struct {
 type attribute struct {
 	uuid   adv.UUID
 	name   string
+	words  []string // all that can be written, if it is not bytes or text
 	decode func(value []byte) ([]codec.Reading, error)
 	encode func(text string) ([]byte, error)
 }
@@ -115,6 +116,9 @@ func newGATT(cfg GATTConfig) (*gatt, error) {
 			at, err := a.compile(fmt.Sprintf("gatt.%s.%d", list.key, i))
 			if err != nil {
 				return nil, err
+			}
+			if list.key == "write" && slices.ContainsFunc(g.writes, func(o attribute) bool { return o.name == at.name }) {
+				return nil, gateway.BadKey(fmt.Sprintf("gatt.write.%d", i), "%q stands twice", at.name)
 			}
 			*list.into = append(*list.into, at)
 		}
@@ -373,6 +377,19 @@ func find(list []Characteristic, uuid adv.UUID, what byte) (Characteristic, bool
 		}
 	}
 	return Characteristic{}, false
+}
+
+// settings are what may be written.
+func (g *gatt) settings() (all []codec.Setting) {
+	for _, at := range g.writes {
+		s := codec.Setting{Name: at.name, Form: codec.Text}
+		if at.words != nil {
+			s.Form, s.Options = codec.Choice, at.words
+		}
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b codec.Setting) int { return strings.Compare(a.Name, b.Name) })
+	return all
 }
 
 // write hands an order to the goroutine of visits, and waits.

@@ -3,6 +3,7 @@ package ble
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -72,6 +73,10 @@ func TestStation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	want := []codec.Setting{{Name: "heart_rate_control", Form: codec.Choice, Options: []string{"reset"}}, {Name: "level", Form: codec.Text}}
+	if got := d.Settings(); !reflect.DeepEqual(got, want) || once.Settings() != nil {
+		t.Errorf("it can be set: %+v", got)
+	}
 	lines, again := r.drive(d), r.drive(once)
 	lines.await("")
 	lines.await("battery=87 manufacturer=Weather & Sons, a maker with a name that is longer than a packet model=WS-1 " +
@@ -82,13 +87,6 @@ func TestStation(t *testing.T) {
 	again.await("temperature=21.50")
 	for range 3 { // while the other is connected
 		again.await("battery=87")
-	}
-	var settable []string
-	for _, setting := range d.Settings() {
-		settable = append(settable, setting.Name)
-	}
-	if got := strings.Join(settable, " "); got != "heart_rate_control level" || once.Settings() != nil {
-		t.Errorf("can be set: %s", got)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()

@@ -19,7 +19,7 @@ type profile struct {
 	uuid   uint16
 	fields []adv.Field                           // its value, or
 	decode func([]byte) ([]codec.Reading, error) // where no table serves
-	encode func(string) ([]byte, error)          // where it can be written
+	words  map[string]byte                       // all that can be written, where that is not text
 }
 
 // profiles are those that can be named, by name: of the services Battery, Environmental Sensing, Device Information and
@@ -62,12 +62,7 @@ var profiles = map[string]profile{
 	"body_sensor_location": {uuid: 0x2a38, fields: []adv.Field{{Name: "body_sensor_location", Values: map[string]string{
 		"0": "other", "1": "chest", "2": "wrist", "3": "finger", "4": "hand", "5": "ear lobe", "6": "foot",
 	}}}},
-	"heart_rate_control": {uuid: 0x2a39, encode: func(text string) ([]byte, error) {
-		if text != "reset" {
-			return nil, fmt.Errorf("%q is no command of heart_rate_control; reset is (the energy expended)", text)
-		}
-		return []byte{1}, nil
-	}},
+	"heart_rate_control": {uuid: 0x2a39, words: map[string]byte{"reset": 1}}, // of the energy expended
 }
 
 var profileNames = slices.Sorted(maps.Keys(profiles))
@@ -89,12 +84,19 @@ func flux(axes ...string) (fields []adv.Field) {
 }
 
 func (p profile) attribute(name string) attribute {
-	at := attribute{uuid: adv.UUID16(p.uuid), name: name, decode: p.decode, encode: p.encode}
+	at := attribute{uuid: adv.UUID16(p.uuid), name: name, decode: p.decode, encode: encodeAny}
 	if at.decode == nil {
 		at.decode = decodeFields(p.fields)
 	}
-	if at.encode == nil {
-		at.encode = encodeAny
+	if p.words != nil {
+		at.words = slices.Sorted(maps.Keys(p.words))
+		at.encode = func(word string) ([]byte, error) {
+			b, known := p.words[word]
+			if !known {
+				return nil, fmt.Errorf("%q is none of %s", word, strings.Join(at.words, ", "))
+			}
+			return []byte{b}, nil
+		}
 	}
 	return at
 }

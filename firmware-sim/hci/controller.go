@@ -274,6 +274,10 @@ func (c *Controller) command(op uint16, p []byte) {
 			c.complete(op, 0x12)
 			return
 		}
+		if p[0] == 1 && c.target != nil { // like one that cannot do both
+			c.complete(op, 0x0c)
+			return
+		}
 		if p[0] == 1 && !c.scanning {
 			c.deaf = false
 		}

@@ -107,7 +107,7 @@ type Host struct {
 	Address  [6]byte // the controller's own, most significant byte first
 	extended bool    // of Bluetooth 5: other commands to scan and connect
 
-	commanding sync.Mutex    // one command at a time
+	commanding chan struct{} // of one element: one command at a time
 	connecting chan struct{} // of one element: one attempt at a time
 	writing    sync.Mutex
 
@@ -137,7 +137,7 @@ type connected struct {
 func New(rw io.ReadWriteCloser, heard func(event []byte)) *Host {
 	h := &Host{
 		rw: rw, heard: heard, peers: map[uint16]*Peer{}, done: make(chan struct{}),
-		connecting: make(chan struct{}, 1), size: 27, credits: 1,
+		commanding: make(chan struct{}, 1), connecting: make(chan struct{}, 1), size: 27, credits: 1,
 	}
 	h.room = sync.NewCond(&h.mu)
 	go h.read()
@@ -291,8 +291,14 @@ func (h *Host) Ask(ctx context.Context) error {
 
 // command sends a command and waits for its answer, without the status. Without one in answerTime it is ErrMute.
 func (h *Host) command(ctx context.Context, op uint16, params []byte) ([]byte, error) {
-	h.commanding.Lock()
-	defer h.commanding.Unlock()
+	select {
+	case h.commanding <- struct{}{}:
+		defer func() { <-h.commanding }()
+	case <-h.done:
+		return nil, h.Err()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	reply := make(chan []byte, 1)
 	h.mu.Lock()
 	if h.err != nil {

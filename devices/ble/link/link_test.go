@@ -244,6 +244,13 @@ func TestDeadlines(t *testing.T) {
 		p.Close()
 		eventually(t, "still connected", func() bool { return r.ctl.Connections() == 0 })
 	}
+	// The connection is over for us also if the controller does not end it.
+	r.ctl.Change(func() { r.strap.Silent = false })
+	p := r.connect(t)
+	r.ctl.Change(func() { r.strap.Silent = true })
+	r.ctl.LoseAnswers(disconnect, true)
+	within("read", func(ctx context.Context) error { _, err := p.Read(ctx, 3); return err })
+	<-p.Gone()
 	// A controller that loses an answer.
 	r.ctl.LoseAnswers(0x1009, true)
 	if err := r.Ask(t.Context()); !errors.Is(err, ErrMute) {

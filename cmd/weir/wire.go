@@ -147,7 +147,8 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		})
 
 	a.devices, err = newDevices(cfg, devices.Options{
-		Ingest: ingest.Ingest, State: state, Feed: a.hub, Age: a.journal.Age, May: mayPublish(cfg.Auth), Logger: log, Observer: observer,
+		Ingest: ingest.Ingest, Record: ingest.Record, State: state, Feed: a.hub, Age: a.journal.Age, Retained: a.broker.Retained,
+		May: mayPublish(cfg.Auth), Logger: log, Observer: observer,
 	})
 	if err != nil {
 		return nil, err

@@ -63,6 +63,7 @@ type Supervisor struct {
 	commands  *commander  // nil: none
 	discovery *discoverer // nil: none
 	follows   follows     // devices that are clients of the broker
+	watch     *watch      // clients that are none
 	log       *slog.Logger
 }
 
@@ -129,6 +130,7 @@ func New(o Options) (*Supervisor, error) {
 	s.commands = newCommander(o, s.devices)
 	s.discovery = newDiscoverer(o, s.devices)
 	s.follows = newFollows(o, s.devices)
+	s.watch = newWatch(o, s.devices)
 	return s, nil
 }
 
@@ -221,6 +223,9 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	}
 	defer s.follows.save() // where everything has ended
 	running.Go(func() { s.follows.run(ctx) })
+	if s.watch != nil {
+		running.Go(func() { s.watch.run(ctx) })
+	}
 	running.Go(func() {
 		tick := time.NewTicker(tellAgain)
 		defer tick.Stop()

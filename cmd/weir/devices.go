@@ -26,7 +26,7 @@ func devicesCommand(o *options) *cobra.Command {
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(probeCommand(o), radiosCommand(o), setCommand(o))
+	cmd.AddCommand(adoptCommand(o), probeCommand(o), radiosCommand(o), seenCommand(o), setCommand(o))
 	return cmd
 }
 

@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/weir-iot/weir/bridge/bridgetest"
 	"github.com/weir-iot/weir/bridge/web"
@@ -40,6 +44,21 @@ func (p *plug) say(t *testing.T, topic, payload string, retain bool) {
 	if err := p.PublishWait(t.Context(), &mqttclient.Message{Topic: topic, Payload: []byte(payload), QoS: 2, Retain: retain}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// cmdPublish is the script command "mqttpub CLIENT TOPIC PAYLOAD": a client of the broker at $MQTT publishes.
+func cmdPublish(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 3 || neg {
+		ts.Fatalf("usage: mqttpub CLIENT TOPIC PAYLOAD")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	c := mqttclient.New(mqttclient.Options{Address: ts.Getenv("MQTT"), ClientID: args[0], Clean: true})
+	ended := make(chan struct{})
+	go func() { defer close(ended); c.Run(ctx) }()
+	ts.Check(c.PublishWait(ctx, &mqttclient.Message{Topic: args[1], Payload: []byte(args[2]), QoS: 1}))
+	cancel()
+	<-ended
 }
 
 // device waits until the device called id is as want says, and returns it.
@@ -117,5 +136,28 @@ func TestMQTTDeviceKilled(t *testing.T) {
 	if got := w.history("plant1/plug/status"); got[len(got)-1] != "offline" {
 		t.Errorf("status %v", got)
 	}
+	w.end()
+}
+
+// The page shows who publishes and is no device, and its button writes one into the config.
+func TestSeenOnThePage(t *testing.T) {
+	b := newBrowser(t, 1280, 900)
+	w := startRig(t, "")
+	plug := startPlug(t, w.mqtt)
+	plug.say(t, "tele/plug/LWT", "Online", true)
+	plug.say(t, "tele/plug/SENSOR", `{"ENERGY":{"Power":5}}`, false)
+	b.open("http://" + w.http + "/")
+	b.wait(`/plug[^]*tasmota[^]*ENERGY/.test(document.querySelector('#seen')?.innerText)`)
+	b.screenshot("seen")
+	b.eval(`document.querySelector('#seen button').click()`)
+	b.wait(`/Device plug is in .*devices.yaml. Restart/.test(document.querySelector('#notices').innerText)`)
+	text, err := os.ReadFile(filepath.Join(w.dir, "conf.d", "devices.yaml"))
+	if err != nil || !strings.Contains(string(text), `  plug: {driver: "mqtt", profile: "tasmota", base: "plug"}`) {
+		t.Errorf("%v: %s", err, text)
+	}
+	w.end()
+	w.start()
+	plug.say(t, "tele/plug/LWT", "Online", true)
+	b.wait(`document.querySelector('#seen-panel').hidden && /plug[^]*mqtt[^]*online/.test(document.querySelector('#devices').innerText)`)
 	w.end()
 }

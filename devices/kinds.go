@@ -10,16 +10,18 @@ import (
 	"github.com/weir-iot/weir/devices/ble"
 	"github.com/weir-iot/weir/devices/codec"
 	"github.com/weir-iot/weir/devices/modbus"
+	"github.com/weir-iot/weir/devices/mqttdev"
 	"github.com/weir-iot/weir/devices/serial"
 	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/config"
 )
 
 // kinds is THE list of drivers. Each decodes its section of the configuration, strictly.
-func kinds(b buses, r *radios) []kind {
+func kinds(b buses, r *radios, m *broker) []kind {
 	return []kind{
 		{"ble", r.newBLE},
 		{"modbus", b.newModbus},
+		{"mqtt", m.newMQTT},
 		{"serial", newSerial},
 	}
 }
@@ -99,6 +101,45 @@ func (b buses) newModbus(s config.Section, c *common) (Driver, []string, error) 
 		names = append(names, name)
 	}
 	return d, names, nil
+}
+
+// broker is what MQTT devices need of the gateway.
+type broker struct {
+	mqttdev.Broker
+	site string
+}
+
+func (m *broker) newMQTT(s config.Section, c *common) (Driver, []string, error) {
+	cfg := struct {
+		*common        `yaml:",inline"`
+		mqttdev.Config `yaml:",inline"`
+	}{common: c}
+	if err := s.Decode(&cfg); err != nil {
+		return nil, nil, err
+	}
+	own := gateway.Filters{gateway.MustFilter(statusTopic(m.site, s.Name())), gateway.MustFilter(setTopic(m.site, s.Name(), "+")), gateway.MustFilter(resultTopic(m.site, s.Name(), "+"))}
+	if t, err := c.template(m.site, s.Name()); err == nil { // its error comes later
+		own = append(own, t.filter())
+	}
+	d, err := mqttdev.New(s.Name(), cfg.Config, c.Measurements, own, &m.Broker)
+	return d, slices.Sorted(maps.Keys(c.Measurements)), err
+}
+
+// via is the Origin.Via of what the driver of that kind says. MQTT devices are not clients of that name.
+func via(kind string) string {
+	if kind == "mqtt" {
+		return mqttdev.Via
+	}
+	return kind
+}
+
+// ownVias tells of an Origin.Via whether it is the gateway's own, or a driver's.
+func ownVias() func(string) bool {
+	all := map[string]bool{gateway.ViaWeir: true}
+	for _, k := range kinds(nil, nil, nil) {
+		all[via(k.name)] = true
+	}
+	return func(of string) bool { return all[of] }
 }
 
 // buses are the lines and connections that devices share, by id.
@@ -248,14 +289,14 @@ func (r *radios) get(name string) (*ble.Air, error) {
 }
 
 // load makes the driver of one section.
-func load(s config.Section, b buses, r *radios) (kind, common, Driver, []string, error) {
+func load(s config.Section, b buses, r *radios, m *broker) (kind, common, Driver, []string, error) {
 	var c common
 	name, err := s.Kind("driver")
 	if err != nil {
 		return kind{}, c, nil, nil, err
 	}
 	var names []string
-	for _, k := range kinds(b, r) {
+	for _, k := range kinds(b, r, m) {
 		if k.name == name {
 			d, measurements, err := k.new(s, &c)
 			return k, c, d, measurements, place(s, err)

@@ -36,10 +36,13 @@ type Options struct {
 	Feed      Feed
 	Age       func() time.Duration // the clock that gateway.Event.Age is of
 	GatewayID string
-	Discovery *Discovery                                 // nil: nobody is told
-	May       func(o gateway.Origin, topic string) error // may who an event came from publish there? nil: yes
-	Logger    *slog.Logger
-	Observer  gateway.Observer
+	Discovery *Discovery // nil: nobody is told
+	// What MQTT devices need, beside State and Feed.
+	Retained func(want gateway.Filters) []*gateway.Event // nil: nothing is retained
+	Record   Ingest                                      // gateway.Gateway.Record; nil: Ingest
+	May      func(o gateway.Origin, topic string) error  // may who an event came from publish there? nil: yes
+	Logger   *slog.Logger
+	Observer gateway.Observer
 }
 
 // How long the supervisor waits before it starts a driver again: from first on, doubled up
@@ -60,6 +63,8 @@ type Supervisor struct {
 	state     State
 	commands  *commander  // nil: none
 	discovery *discoverer // nil: none
+	follows   follows     // devices that are clients of the broker
+	watch     *watch      // clients that are none
 	log       *slog.Logger
 }
 
@@ -82,10 +87,10 @@ type device struct {
 	discoverable *discoverer          // nil: it is not told to anybody
 	news         atomic.Bool          // there is something to tell
 	told         map[string]component // that was told last; the discoverer's
-
-	ingest  Ingest
-	log     *slog.Logger
-	observe gateway.Observer
+	follow       *follow              // nil: nothing of it comes through the journal
+	ingest       Ingest
+	log          *slog.Logger
+	observe      gateway.Observer
 }
 
 // New makes the drivers of all sections. Its error is every mistake in them, each with
@@ -95,6 +100,9 @@ func New(o Options) (*Supervisor, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Observer = o.Observer.OrNop()
+	if o.Record == nil {
+		o.Record = o.Ingest
+	}
 	s := &Supervisor{site: o.Site, ingest: o.Ingest, state: o.State, log: o.Logger}
 	var errs []error
 	shared, err := newBuses(o.Buses)
@@ -110,8 +118,9 @@ func New(o Options) (*Supervisor, error) {
 	if s.radios, err = newRadios(o.Radios, o.Logger); err != nil {
 		errs = append(errs, err)
 	}
+	mqtt := newBroker(o)
 	for _, id := range slices.Sorted(maps.Keys(o.Sections)) {
-		d, err := newDevice(o, id, o.Sections[id], shared, &s.radios)
+		d, err := newDevice(o, id, o.Sections[id], shared, &s.radios, mqtt)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -123,24 +132,20 @@ func New(o Options) (*Supervisor, error) {
 	}
 	s.commands = newCommander(o, s.devices)
 	s.discovery = newDiscoverer(o, s.devices)
+	s.follows = newFollows(o, s.devices)
+	s.watch = newWatch(o, s.devices)
 	return s, nil
 }
 
-func newDevice(o Options, id string, section config.Section, shared buses, radios *radios) (*device, error) {
-	kind, common, driver, names, err := load(section, shared, radios)
+func newDevice(o Options, id string, section config.Section, shared buses, radios *radios, mqtt *broker) (*device, error) {
+	kind, common, driver, names, err := load(section, shared, radios, mqtt)
 	if err != nil {
 		return nil, err
-	}
-	if common.Name == "" {
-		common.Name = id
-	}
-	if common.Topic == "" {
-		common.Topic = defaultTopic
 	}
 	if err := common.check(); err != nil {
 		return nil, place(section, err)
 	}
-	topic, err := newTemplate(common.Topic, o.Site, id, common.Name, common.Area)
+	topic, err := common.template(o.Site, id)
 	if err != nil {
 		return nil, section.Errorf("topic", "%v", err)
 	}
@@ -156,6 +161,9 @@ func newDevice(o Options, id string, section config.Section, shared buses, radio
 		d.state.status.Settings = append(d.state.status.Settings, setting.Name)
 	}
 	d.queue.more = make(chan struct{}, 1)
+	if f, ok := driver.(follower); ok {
+		d.follow = &follow{device: d, follower: f, gatewayID: o.GatewayID, record: o.Record}
+	}
 	d.notices.ingest = o.Ingest
 	d.state.measurements, d.state.sure = map[string]Measurement{}, map[string]bool{}
 	for _, name := range names {
@@ -206,6 +214,7 @@ func (s *Supervisor) device(id string) (*device, error) {
 // Run runs the drivers until ctx ends, and returns when all of them have.
 func (s *Supervisor) Run(ctx context.Context) error {
 	var running sync.WaitGroup
+	s.follows.begin(ctx)
 	for _, d := range s.devices {
 		running.Go(func() { d.run(ctx) })
 	}
@@ -225,6 +234,11 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	})
 	if s.commands != nil {
 		running.Go(func() { s.commands.run(ctx) })
+	}
+	defer s.follows.save() // where everything has ended
+	running.Go(func() { s.follows.run(ctx) })
+	if s.watch != nil {
+		running.Go(func() { s.watch.run(ctx) })
 	}
 	running.Go(func() {
 		tick := time.NewTicker(tellAgain)
@@ -352,29 +366,45 @@ func (d *device) call(ctx context.Context, emit func(codec.Frame)) (err error) {
 // take makes events of a frame's readings.
 func (d *device) take(ctx context.Context, f codec.Frame) error {
 	var failed error
+	before := 0 // readings of the message that were taken before
+	if f.From != nil {
+		before = d.follow.has(f.From.Offset)
+	}
 	for _, r := range f.Readings {
 		topic, reason := d.measurement(r)
 		if reason != "" {
 			d.garbage(reason, []byte(r.Name))
 			continue
 		}
+		if before > 0 {
+			before--
+			continue
+		}
 		e := &gateway.Event{
 			Topic:   topic,
 			Payload: []byte(r.Value),
-			Origin:  gateway.Origin{Via: d.kind, ID: d.id},
+			Origin:  d.origin(),
 			Source:  r.Source,
 			Quality: r.Quality,
 		}
 		if r.Unit != "" {
 			e.UserProperties = []gateway.UserProperty{{Key: "unit", Value: r.Unit}}
 		}
-		if err := d.ingest(ctx, e, nil); err != nil {
+		err := error(nil)
+		if f.From != nil {
+			err = d.follow.take(ctx, e, f.From)
+		} else {
+			err = d.ingest(ctx, e, nil)
+		}
+		if err != nil {
 			d.state.refused()
 			failed = err
 		}
 	}
 	return failed
 }
+
+func (d *device) origin() gateway.Origin { return gateway.Origin{Via: via(d.kind), ID: d.id} }
 
 func (d *device) garbage(reason string, raw []byte) {
 	d.state.garbage(reason, raw)
@@ -388,7 +418,7 @@ func (d *device) set(ctx context.Context, up bool, reason string) {
 		word = online
 	}
 	changed := d.state.set(up, reason)
-	d.notices.say(ctx, d.state.status.Topic, gateway.Origin{Via: d.kind, ID: d.id}, word)
+	d.notices.say(ctx, d.state.status.Topic, d.origin(), word)
 	if !changed {
 		return
 	}

@@ -58,6 +58,28 @@ func newTemplate(text, site, device, name, area string) (template, error) {
 	return t, nil
 }
 
+// template fills in the defaults of name and topic, and parses it.
+func (c *common) template(site, device string) (template, error) {
+	if c.Name == "" {
+		c.Name = device
+	}
+	if c.Topic == "" {
+		c.Topic = defaultTopic
+	}
+	return newTemplate(c.Topic, site, device, c.Name, c.Area)
+}
+
+// filter matches the topics that t makes, and perhaps more.
+func (t template) filter() gateway.Filter {
+	levels := strings.Split(t.text, "/")
+	for i, level := range levels {
+		if strings.Contains(level, "{measurement}") {
+			levels[i] = "+"
+		}
+	}
+	return gateway.MustFilter(strings.Join(levels, "/")) // newTemplate has validated it
+}
+
 // statusTopic is where it stands whether a device is there: online or offline, retained.
 func statusTopic(site, device string) string { return site + "/" + device + "/status" }
 

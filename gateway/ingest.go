@@ -72,7 +72,20 @@ func New(o Options) *Gateway {
 // returns nil and done, if not nil, is called exactly once as [Journal] says. A nil
 // done says that nobody waits for e: it is stored as [Written].
 func (g *Gateway) Ingest(ctx context.Context, e *Event, done func(error)) error {
-	if err := g.ingest(ctx, e, done); err != nil {
+	if done == nil {
+		return g.Record(ctx, e, func(error) {})
+	}
+	return g.take(ctx, e, Synced, done)
+}
+
+// Record is Ingest for a caller who wants to know what becomes of e and for whom nobody waits: done is called
+// when e is [Written].
+func (g *Gateway) Record(ctx context.Context, e *Event, done func(error)) error {
+	return g.take(ctx, e, Written, done)
+}
+
+func (g *Gateway) take(ctx context.Context, e *Event, need Durability, done func(error)) error {
+	if err := g.ingest(ctx, e, need, done); err != nil {
 		g.o.Observer.Refused(e, err)
 		return err
 	}
@@ -94,7 +107,7 @@ func (g *Gateway) IngestWait(ctx context.Context, e *Event) error {
 	}
 }
 
-func (g *Gateway) ingest(ctx context.Context, e *Event, done func(error)) error {
+func (g *Gateway) ingest(ctx context.Context, e *Event, need Durability, done func(error)) error {
 	if e.Kind == Data {
 		if err := ValidateTopic(e.Topic); err != nil {
 			return err
@@ -113,20 +126,16 @@ func (g *Gateway) ingest(ctx context.Context, e *Event, done func(error)) error 
 	}
 	e.Accepted = g.o.Now()
 	if g.o.Rules == nil || e.Kind == Change {
-		return g.append(ctx, e, done)
+		return g.append(ctx, e, need, done)
 	}
 	events, err := g.o.Rules.Apply(e)
 	if err != nil {
 		return err
 	}
-	return g.appendAll(ctx, events, done)
+	return g.appendAll(ctx, events, need, done)
 }
 
-func (g *Gateway) append(ctx context.Context, e *Event, done func(error)) error {
-	need := Synced
-	if done == nil {
-		need, done = Written, func(error) {}
-	}
+func (g *Gateway) append(ctx context.Context, e *Event, need Durability, done func(error)) error {
 	return g.o.Journal.Append(ctx, e, need, func(err error) {
 		if err != nil {
 			g.o.Observer.Refused(e, err)
@@ -139,24 +148,14 @@ func (g *Gateway) append(ctx context.Context, e *Event, done func(error)) error 
 
 // appendAll stores what the rules made of one event. The sender is told when the
 // last is stored: appends are released in order, so then all are, or when one failed.
-func (g *Gateway) appendAll(ctx context.Context, events []*Event, done func(error)) error {
+func (g *Gateway) appendAll(ctx context.Context, events []*Event, need Durability, done func(error)) error {
 	if len(events) == 0 { // dropped on purpose; the sender did its part
-		if done != nil {
-			done(nil)
-		}
-		return nil
-	}
-	if done == nil {
-		for _, e := range events {
-			if err := g.append(ctx, e, nil); err != nil {
-				return err
-			}
-		}
+		done(nil)
 		return nil
 	}
 	left, failed := len(events), error(nil)
 	for i, e := range events {
-		err := g.append(ctx, e, func(err error) { // one goroutine, in order
+		err := g.append(ctx, e, need, func(err error) { // one goroutine, in order
 			if failed == nil {
 				failed = err
 			}

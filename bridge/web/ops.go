@@ -7,7 +7,7 @@ import (
 	"github.com/weir-iot/weir/gateway"
 )
 
-// Ops is what the bridge does when somebody asks. All of it needs an account that may do everything. A nil
+// Ops is what the gateway does when somebody asks. All of it needs an account that may do everything. A nil
 // function is a 404.
 type Ops struct {
 	// Dead calls fn with the dead letters of an uplink, of one of its routes, or of all if both are empty.
@@ -26,6 +26,10 @@ type Ops struct {
 
 	// Trace finds out where an event went: the one with an id, or the newest of a topic.
 	Trace func(id, topic string) (Trace, error)
+
+	// Seen are the MQTT clients that publish and are no device; Adopt makes a device of one, in the configuration.
+	Seen  func() []Seen
+	Adopt func(Adoption) (Adopted, error)
 }
 
 // DeadLetter is an event that a far end refused for ever.
@@ -161,6 +165,8 @@ func (s *Server) manage(mux *http.ServeMux) {
 			s.answerOr(w, r, begun, err)
 		}
 	})
+	add("GET /api/devices/seen", o.Seen != nil, s.apiSeen)
+	add("POST /api/devices/seen/adopt", o.Adopt != nil, s.apiAdopt)
 	add("GET /api/trace", o.Trace != nil, s.trace)
 	add("GET /api/drill", o.Drills != nil, func(w http.ResponseWriter, r *http.Request) {
 		all, err := o.Drills()

@@ -66,6 +66,17 @@ func fakeOps(asked *[]string) Ops {
 			return Trace{ID: id, Event: &gateway.Event{Topic: topic}}, nil
 		},
 		CancelReplay: func(id string) (Replay, error) { note("cancel", id); return Replay{ID: id}, nil },
+		Seen: func() []Seen {
+			note("seen", nil)
+			return []Seen{{Client: "DVES_1", Guesses: []Guess{{"tasmota", "plug"}}}}
+		},
+		Adopt: func(a Adoption) (Adopted, error) {
+			note("adopt", a)
+			if a.Client == "" {
+				return Adopted{}, gateway.Errorf(gateway.ErrInvalid, "which client?")
+			}
+			return Adopted{ID: a.ID, File: "devices.yaml"}, nil
+		},
 	}
 }
 
@@ -101,6 +112,10 @@ func TestOps(t *testing.T) {
 		{"DELETE", "/api/drill?uplink=far", "", 200, `drill ["far",""]`, `"far"`},
 		{"GET", "/api/replays", "", 200, `replays null`, `[]`},
 		{"DELETE", "/api/replays/far-1", "", 200, `cancel "far-1"`, `"far-1"`},
+		{"GET", "/api/devices/seen", "", 200, `seen null`, `"guesses":[{"profile":"tasmota","base":"plug"}]`},
+		{"POST", "/api/devices/seen/adopt", `{"client":"DVES_1","id":"heater"}`, 200, `adopt {"client":"DVES_1","id":"heater"}`, `{"id":"heater","file":"devices.yaml"}`},
+		{"POST", "/api/devices/seen/adopt", `{"name":"x"}`, 400, `adopt {"client":"","name":"x"}`, `which client?`},
+		{"POST", "/api/devices/seen/adopt", `{"cleint":"x"}`, 400, ``, `cleint`},
 	} {
 		for _, who := range []string{"boss", "viewer", ""} {
 			asked = nil

@@ -27,7 +27,7 @@ func devicesCommand(o *options) *cobra.Command {
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(listCommand(o), watchCommand(o), setCommand(o), recordCommand(o), playCommand(o), probeCommand(o), radiosCommand(o))
+	cmd.AddCommand(adoptCommand(o), listCommand(o), playCommand(o), probeCommand(o), radiosCommand(o), recordCommand(o), seenCommand(o), setCommand(o), watchCommand(o))
 	return cmd
 }
 

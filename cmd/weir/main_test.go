@@ -33,6 +33,7 @@ func TestScripts(t *testing.T) {
 			"listening": cmdListening,
 			"expand":    cmdExpand,
 			"wait-for":  cmdWaitFor,
+			"mqttpub":   cmdPublish,
 			"firstid":   cmdFirstID,
 			"tty":       cmdTTY,
 		},

@@ -57,6 +57,8 @@ type app struct {
 
 	nodes *mqttsn.Gateway // nil if the config has no MQTT-SN
 	udp   *net.UDPConn
+
+	adopting sync.Mutex // one change of the configuration at a time
 }
 
 // newApp composes the gateway, from the ground up.
@@ -147,7 +149,8 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		})
 
 	a.devices, err = newDevices(cfg, devices.Options{
-		Ingest: ingest.Ingest, State: state, Feed: a.hub, Age: a.journal.Age, May: mayPublish(cfg.Auth), Logger: log, Observer: observer,
+		Ingest: ingest.Ingest, Record: ingest.Record, State: state, Feed: a.hub, Age: a.journal.Age, Retained: a.broker.Retained,
+		May: mayPublish(cfg.Auth), Logger: log, Observer: observer,
 	})
 	if err != nil {
 		return nil, err
@@ -273,6 +276,8 @@ func (a *app) gauges(m *web.Metrics, last *gateway.LastValues) {
 	m.Gauge("weir_journal_queued_bytes", "What waits for the journal's writer.", journal(func(s store.Stats) float64 { return float64(s.Queued) }))
 	m.Gauge("weir_journal_unsynced_events", "Offsets that are written and not yet on stable storage.", journal(func(s store.Stats) float64 { return float64(s.Next - s.Synced) }))
 	m.Gauge("weir_last_values_topics", "Topics whose newest value is remembered.", func() float64 { held, _ := last.Topics(); return float64(held) })
+	m.Gauge("weir_seen_clients", "MQTT clients that publish and are no device, as far as they are remembered.", func() float64 { n, _ := a.devices.SeenCount(); return float64(n) })
+	m.Gauge("weir_seen_forgotten_clients", "Those that were forgotten because 200 others were seen later.", func() float64 { _, n := a.devices.SeenCount(); return float64(n) })
 	if a.nodes != nil {
 		a.nodeGauges(m)
 	}

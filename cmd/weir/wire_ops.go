@@ -25,6 +25,8 @@ func (a *app) ops(cfg *config.Config) web.Ops {
 		Replay:       a.replay,
 		Replays:      func() []web.Replay { all, _ := replays(a.bridge.Replays(), nil); return all },
 		CancelReplay: func(id string) (web.Replay, error) { r, err := a.bridge.CancelReplay(id); return web.Replay(r), err },
+		Seen:         a.seen,
+		Adopt:        func(w web.Adoption) (web.Adopted, error) { return a.adopt(cfg, w) },
 	}
 }
 

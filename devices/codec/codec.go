@@ -35,6 +35,9 @@ type Frame struct {
 	Readings []Reading
 	Garbage  string // why Raw was no frame, one of the reasons; empty for readings
 	Raw      []byte // the first bytes of the garbage; valid only during the call it is handed to
+	// From is the event that Readings were decoded from, for a device that publishes to the gateway's
+	// own broker; nil for what came over a wire.
+	From *gateway.Event
 }
 
 // Why bytes were no frame. There are few, because metrics have one series for each.
@@ -48,6 +51,7 @@ const (
 	Header    = "header"    // a CSV line that repeats the column names
 	TooMany   = "too many"  // more names than a device may have
 	Reserved  = "reserved"  // a name whose topic is the device's own status
+	Missed    = "missed"    // messages that the journal lost or dropped before they were read
 )
 
 // MaxName bounds the bytes of a measurement's name.

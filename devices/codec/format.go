@@ -232,17 +232,8 @@ func (f *Format) Decode(frame []byte) (readings []Reading, garbage string) {
 	bad := false
 	err := f.decode(frame, func(r Reading) {
 		r.Name = CleanName(r.Name)
-		if r.Unit == "" {
-			r.Unit = f.measurements[r.Name].Unit
-			n, number := Number(r.Value)
-			switch {
-			case number && r.Unit != "":
-				r.Value = n
-			case notANumber(r.Value) && (r.Unit != "" || !f.typed):
-				r.Quality = gateway.Bad
-			case !number && r.Unit != "":
-				bad = true
-			}
+		if r.Unit == "" && !r.Measure(f.measurements[r.Name].Unit, f.typed) {
+			bad = true
 		}
 		readings = append(readings, r)
 	})
@@ -257,6 +248,22 @@ func (f *Format) Decode(frame []byte) (readings []Reading, garbage string) {
 		return nil, TooMany
 	}
 	return readings, ""
+}
+
+// Measure says that r is in unit, so a number, or in none if unit is empty. Typed says that a value that
+// looks like a number that failed was sent as text. It is false if r cannot be in unit.
+func (r *Reading) Measure(unit string, typed bool) bool {
+	r.Unit = unit
+	n, number := Number(r.Value)
+	switch {
+	case number && unit != "":
+		r.Value = n
+	case notANumber(r.Value) && (unit != "" || !typed):
+		r.Quality = gateway.Bad
+	case !number && unit != "":
+		return false
+	}
+	return true
 }
 
 func decodeRaw(frame []byte, add func(Reading)) error {

@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/weir-iot/weir/gateway"
 )
@@ -165,9 +166,26 @@ func (b *Broker) matchRetained(f gateway.Filter, fn func(*gateway.Event)) {
 		fn(e)
 		return
 	}
+	if !strings.ContainsAny(f.String(), "+#") {
+		return
+	}
 	for topic, e := range b.retained {
 		if f.Match(topic) {
 			fn(e)
 		}
 	}
+}
+
+// Retained returns the retained messages that match, each once, in no order.
+func (b *Broker) Retained(want gateway.Filters) (all []*gateway.Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, f := range want {
+		b.matchRetained(f, func(e *gateway.Event) {
+			if !want[:i].Match(e.Topic) && !e.Expired(b.o.Age()) {
+				all = append(all, e)
+			}
+		})
+	}
+	return all
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -161,8 +162,11 @@ func (r *Route) fill() {
 // Load reads file and the conf.d/*.yaml beside it, in order of name. Maps of several
 // files are put together; to define a key twice is an error. An empty file is valid,
 // and no file at all ("") is as good. The error is an Errors.
-func Load(file string) (*Config, error) {
-	root, files, err := readExpanded(file)
+func Load(file string) (*Config, error) { return load(file, nil) }
+
+// load is Load with the text of files in place of what they hold, or where there are none.
+func load(file string, in map[string]string) (*Config, error) {
+	root, files, err := readExpanded(file, in)
 	if err != nil {
 		return nil, err
 	}
@@ -213,27 +217,37 @@ type files struct {
 }
 
 // readExpanded is read with the references filled in.
-func readExpanded(file string) (*node, files, error) {
-	root, found, err := read(file)
+func readExpanded(file string, in map[string]string) (*node, files, error) {
+	root, found, err := read(file, in)
 	if err != nil {
 		return nil, files{}, err
 	}
 	return root, found, root.src.secrets.expand(root).orNil()
 }
 
-// read returns the files as one tree. The tree's own place is the main file as a whole.
-func read(file string) (*node, files, error) {
+// read returns the files as one tree, those of in as if they stood there. The tree's own place is the main file as a whole.
+func read(file string, in map[string]string) (*node, files, error) {
 	shared := &secrets{dir: filepath.Dir(file)}
 	root := &node{kind: dict, place: place{&source{name: file, secrets: shared}, 0, 0}}
 	if file == "" {
 		return root, files{sum: sha256.Sum256(nil)}, nil
 	}
 	names, errs := fragments(file, shared)
+	for name := range in {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
 	names = append([]string{file}, names...)
 	sum := sha256.New()
 	for _, name := range names {
 		src := &source{name: name, secrets: shared}
-		data, err := readFile(name)
+		text, given := in[name]
+		data, err := []byte(text), error(nil)
+		if !given {
+			data, err = readFile(name)
+		}
 		if err != nil {
 			errs = append(errs, src.errorf(0, 0, "%v", err))
 			continue

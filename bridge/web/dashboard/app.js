@@ -3,8 +3,8 @@
 import { Cards, el } from './cards.js';
 import { Chart } from './chart.js';
 import { fieldsOf, format, Model, offsetOf } from './model.js';
-import { message, Messages, showDevices, showUplinks } from './panels.js';
-import { getJSON, Stream } from './stream.js';
+import { message, Messages, showDevices, showSeen, showUplinks } from './panels.js';
+import { getJSON, postJSON, Stream } from './stream.js';
 
 const $ = (id) => document.getElementById(id);
 const model = new Model();
@@ -289,6 +289,7 @@ async function poll() {
     $('gateway').title = `Weir ${info.version}`;
     showUplinks($('uplinks'), uplinks, gatewayNow());
     showDevices($('devices'), devices, gatewayNow());
+    pollSeen();
     for (const device of devices) for (const m of device.measurements ?? []) if (m.unit) model.units.set(m.topic, m.unit);
     // Behind: what was newest at the last look is still far from here.
     const behind = lastTop - stream.offset;
@@ -296,6 +297,29 @@ async function poll() {
     else if (state === 'behind' && behind <= 500) setState('live', '');
     lastTop = Number(info.position.slice(info.position.lastIndexOf(':') + 1));
   } catch { // the stream says that the gateway is away
+  }
+}
+
+let maySee = true; // clients that are no device: who may manage the gateway
+
+async function pollSeen() {
+  if (!maySee) return;
+  let clients = [];
+  try {
+    clients = await getJSON('/api/devices/seen');
+  } catch (err) {
+    maySee = err.status !== 403;
+  }
+  $('seen-panel').hidden = clients.length === 0;
+  if (!$('seen').contains(document.activeElement)) showSeen($('seen'), clients, gatewayNow(), adopt); // who is on a button stays there
+}
+
+async function adopt(client, base) {
+  try {
+    const done = await postJSON('/api/devices/seen/adopt', { client, base });
+    notice(`Device ${done.id} is in ${done.file}. Restart the gateway to use it.`);
+  } catch (err) {
+    notice(`Not adopted: ${err.message}`);
   }
 }
 

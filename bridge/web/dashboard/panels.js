@@ -42,7 +42,25 @@ export function showDevices(root, devices, now) {
     if (d.last_frame) facts.push(['last', since(d.last_frame, now)]);
     if (d.garbage) facts.push(['garbage', format(d.garbage)]);
     return item(d.name || d.id, d.area ? `${d.driver} · ${d.area}` : d.driver, d.up, facts, d.reason, d.up ? 'online' : 'offline');
-  }) : nothing('No device is read by a driver. MQTT clients need no entry.')));
+  }) : nothing('No device is configured. MQTT clients may publish without.')));
+}
+
+/** MQTT clients that are no device; adopt(client, base) is what the button does. */
+export function showSeen(root, clients, now, adopt) {
+  const rows = [];
+  for (const c of clients) {
+    for (const guess of c.guesses.length ? c.guesses : [null]) {
+      const button = el('button', { type: 'button', className: 'quiet', textContent: 'Adopt' });
+      button.onclick = () => { button.disabled = true; adopt(c.client, guess?.base).finally(() => { button.disabled = false; }); };
+      const facts = [['last', since(c.last, now)], ['messages', format(c.messages)]];
+      if (c.user) facts.push(['user', c.user]);
+      rows.push(el('li', { title: `${c.topics.join('\n')}${c.more ? '\n…' : ''}` },
+        el('div', { className: 'item' }, el('strong', { textContent: guess?.base ?? c.client }), el('span', { className: 'kind', textContent: guess?.profile ?? 'MQTT' }), button),
+        el('dl', { className: 'facts' }, ...facts.map(([what, value]) => el('div', {}, el('dt', { textContent: what }), el('dd', { textContent: value })))),
+        el('code', { textContent: `${c.topic} ${c.shape}` })));
+    }
+  }
+  root.replaceChildren(...rows);
 }
 
 /** The newest messages, newest first. */

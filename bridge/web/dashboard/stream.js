@@ -110,10 +110,15 @@ export class Stream {
 }
 
 /** GETs JSON; an error carries the server's own words. */
-export async function getJSON(path) {
+export const getJSON = (path) => request(path);
+
+/** POSTs JSON. */
+export const postJSON = (path, body) => request(path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) });
+
+async function request(path, options) {
   let answer;
   try {
-    answer = await fetch(path);
+    answer = await fetch(path, options);
   } catch {
     throw new Error('the gateway does not answer');
   }
@@ -123,5 +128,5 @@ export async function getJSON(path) {
 
 async function problem(answer) {
   const body = await answer.json().catch(() => ({}));
-  return new Error(body.detail || `${answer.status} ${answer.statusText}`);
+  return Object.assign(new Error(body.detail || `${answer.status} ${answer.statusText}`), { status: answer.status });
 }

@@ -52,8 +52,9 @@ type Options struct {
 	MQTT    func(context.Context, net.Conn)
 	Devices func() []Device
 	Radios  func() []Radio
-	// Target is where name of a device is set. Nil: no device can be.
-	Target func(device, name string) (Target, error)
+	// Target is where name of a device is set, and how long that may take: timeout, as in the configuration, if it is
+	// not empty. Nil: no device can be.
+	Target func(device, name, timeout string) (Target, error)
 	// Watch and Record write what is seen of a device, and what goes over its wire, to out until ctx ends. An
 	// error before the first write says why not. Nil: there is no such thing.
 	Watch, Record func(ctx context.Context, device string, out io.Writer) error

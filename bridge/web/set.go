@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/gateway"
-	"github.com/weir-iot/weir/gateway/config"
 )
 
 // Set is the body of POST /api/devices/{id}/set.
@@ -35,15 +34,13 @@ func (s *Server) apiSet(w http.ResponseWriter, r *http.Request) {
 	if !s.asked(w, r, &what) {
 		return
 	}
-	to, err := s.o.Target(r.PathValue("id"), what.Name)
+	to, err := s.o.Target(r.PathValue("id"), what.Name, what.Timeout)
 	e := &gateway.Event{Topic: to.Topic, QoS: 1, UTF8: true}
 	if err == nil {
 		e.Payload, err = what.text()
 	}
-	if err == nil && what.Timeout != "" {
-		if to.Timeout, err = config.ParseDuration(what.Timeout); err != nil || to.Timeout <= 0 || to.Timeout > maxSetTimeout {
-			err = gateway.Errorf(gateway.ErrInvalid, "timeout: %q is no duration up to %v", what.Timeout, maxSetTimeout)
-		}
+	if err == nil && what.Timeout != "" && (to.Timeout <= 0 || to.Timeout > maxSetTimeout) {
+		err = gateway.Errorf(gateway.ErrInvalid, "timeout: %q is not more than 0 and up to %v", what.Timeout, maxSetTimeout)
 	}
 	account := accountOf(r)
 	if err == nil {

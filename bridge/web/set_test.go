@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -18,11 +19,12 @@ func TestSet(t *testing.T) {
 	var published *gateway.Event
 	s := serve(t, l, func(o *Options) {
 		o.Auth = closedPolicy(t)
-		o.Target = func(device, name string) (Target, error) {
+		o.Target = func(device, name, timeout string) (Target, error) {
+			long, _ := time.ParseDuration(timeout)
 			if device != "valve" {
 				return Target{}, gateway.Errorf(gateway.ErrInvalid, "there is no device %q", device)
 			}
-			return Target{"plant1/sensor/" + name + "/set", "plant1/sensor/" + name + "/result", time.Minute}, nil
+			return Target{"plant1/sensor/" + name + "/set", "plant1/sensor/" + name + "/result", cmp.Or(long, time.Minute)}, nil
 		}
 		o.Ingest = func(ctx context.Context, e *gateway.Event) error {
 			err := l.ingest(ctx, e)
@@ -55,7 +57,7 @@ func TestSet(t *testing.T) {
 		{"sensor", "valve", `{"name":"level","value":true}`, `"reply":"done"`, "true"},
 		{"sensor", "valve", `{"name":"level"}`, `"reply":"done"`, ""},
 		{"sensor", "valve", `{"name":"level","value":[1]}`, `400 Bad Request`, "-"},
-		{"sensor", "valve", `{"name":"level","timeout":"1h"}`, `timeout: \"1h\" is no duration up to 10m0s`, "-"},
+		{"sensor", "valve", `{"name":"level","timeout":"1h"}`, `timeout: \"1h\" is not more than 0 and up to 10m0s`, "-"},
 		{"sensor", "vavle", `{"name":"level"}`, `there is no device`, "-"},
 		{"viewer", "valve", `{"name":"level"}`, `403 Forbidden`, "-"},
 	} {

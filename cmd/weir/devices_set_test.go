@@ -106,7 +106,7 @@ devices:
 		{1, "valve level 101", "level: 101 is out of bounds: max is 100"},
 		{1, "valve levle 1", `"levle" of device "valve" cannot be set, did you mean "level"?`},
 		{1, "vavle level 1", `there is no device "vavle"`},
-		{1, "valve level 1 --timeout 1x", `timeout: "1x" is no duration up to 10m0s`},
+		{1, "valve level 1 --timeout 1x", `timeout: expected a duration such as`},
 		{2, "valve", "a device, a name and a value"},
 	} {
 		if out := weir(c.code, append([]string{"devices", "set"}, strings.Fields(c.args)...)...); !strings.Contains(out, c.want) {

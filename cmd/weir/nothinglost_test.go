@@ -212,14 +212,17 @@ func (f *farReader) received(m *mqttclient.Message) {
 		f.wrong = append(f.wrong, fmt.Sprintf("%s arrived without an id", m.Topic))
 		return
 	}
-	r, err := sim.ParseReceived(m.Topic, m.Payload, id)
-	if err != nil {
-		f.wrong = append(f.wrong, err.Error())
-	}
 	if f.ids == nil {
 		f.ids = map[string]bool{}
 	}
 	f.ids[id] = true
+	if strings.HasSuffix(m.Topic, "/status") { // the gateway's own word; it has no number
+		return
+	}
+	r, err := sim.ParseReceived(m.Topic, m.Payload, id)
+	if err != nil {
+		f.wrong = append(f.wrong, err.Error())
+	}
 	f.arrivals = append(f.arrivals, r)
 }
 

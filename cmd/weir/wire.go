@@ -189,10 +189,7 @@ func newApp(cfg *config.Config, log *slog.Logger) (_ *app, err error) {
 		Origins:   cfg.Listeners.HTTP.Origins,
 		MQTT:      a.broker.Connect,
 		Devices:   a.deviceStatus,
-		Target: func(device, name string) (web.Target, error) {
-			t, err := a.devices.Target(device, name)
-			return web.Target(t), err
-		},
+		Target:    a.target,
 		Watch:     a.devices.Watch,
 		Record:    a.devices.Record,
 		Radios:    a.radioStatus,
@@ -331,6 +328,16 @@ func measurements(of []devices.Measurement) (all []web.Measurement) {
 		all = append(all, web.Measurement{Name: m.Name, Topic: m.Topic, Unit: m.Unit, Kind: m.Kind.Name})
 	}
 	return all
+}
+
+func (a *app) target(device, name, timeout string) (web.Target, error) {
+	t, err := a.devices.Target(device, name)
+	if err == nil && timeout != "" {
+		if t.Timeout, err = config.ParseDuration(timeout); err != nil {
+			err = gateway.Errorf(gateway.ErrInvalid, "timeout: %w", err)
+		}
+	}
+	return web.Target(t), err
 }
 
 // newDevices fills in what stands in the configuration.

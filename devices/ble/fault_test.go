@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/firmware-sim/hci"
+	"github.com/weir-iot/weir/gateway/child"
 )
 
 // promised is how soon the radio scans again after whatever happened to it.
@@ -29,6 +30,12 @@ func TestFaults(t *testing.T) {
 		{"process killed", func(r *rig) { syscall.Kill(r.pid(), syscall.SIGKILL) }, nil, "ended"},
 		{"process panics", func(r *rig) { syscall.Kill(r.pid(), syscall.SIGABRT) }, nil, "ended"},
 		{"process stopped", func(r *rig) { syscall.Kill(r.pid(), syscall.SIGSTOP) }, nil, "hangs"},
+		{"process hangs when it opens the adapter", func(r *rig) {
+			if err := os.WriteFile(r.path+hang, nil, 0o600); err != nil {
+				r.t.Fatal(err)
+			}
+			syscall.Kill(r.pid(), syscall.SIGKILL)
+		}, nil, "ended"},
 		{"garbage of the controller", func(r *rig) {
 			for i := range 300 { // as events that are cut short, which the kernel lets through
 				r.ctl.Inject([]byte{0x04, 0x3e, byte(1 + i%2), 0x01, 0}[:4+i%2])
@@ -68,6 +75,28 @@ func TestFaults(t *testing.T) {
 				t.Errorf("the reason is %q", down)
 			}
 		})
+	}
+}
+
+// TestOrphan: the radio's process ends with the gateway, also if it hangs in the kernel.
+func TestOrphan(t *testing.T) {
+	r := newRig(t, AirConfig{})
+	if err := os.WriteFile(r.path+hang, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := child.Start(r.radio.command, nil, "the radio's process", r.radio.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it does not open the adapter", func() bool { _, err := os.Stat(r.path + hang); return err != nil })
+	p.Conn.Close() // as it is when a gateway is killed
+	ended := make(chan error, 1)
+	go func() { ended <- p.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		p.Kill()
+		t.Errorf("it lives on, and ends only when it is killed: %v", <-ended)
 	}
 }
 

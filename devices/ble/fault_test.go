@@ -2,7 +2,9 @@ package ble
 
 import (
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -199,4 +201,47 @@ func TestCycles(t *testing.T) {
 		return now[0] <= files+2 && now[1] <= goroutines+2 && now[2] <= int(bytes)+4<<20
 	})
 	t.Logf("after 5 cycles %d files, %d goroutines, %d KiB; after %d cycles %d, %d, %d KiB", files, goroutines, bytes>>10, cycles, now[0], now[1], now[2]>>10)
+}
+
+func TestDiagnose(t *testing.T) {
+	sys, proc := t.TempDir(), t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, p := range diagnose(sys, proc, "hci0") {
+			if p.Do == "" {
+				t.Errorf("%q, and nothing helps", p.What)
+			}
+			got = append(got, p.What)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	write(proc+"/self/status", "Name:\tweir\nCapEff:\t000001ffffffffff\nSeccomp:\t0\n")
+	want("not there")
+	write(sys+"/class/bluetooth/hci1/uevent", "")
+	want("not there")
+	if p := diagnose(sys, proc, "hci0"); p[0].Do != "adapter: hci1" {
+		t.Errorf("%+v", p)
+	}
+	write(sys+"/class/bluetooth/hci0/rfkill2/soft", "0\n")
+	write(sys+"/class/bluetooth/hci0/rfkill2/hard", "0\n")
+	want()
+	write(sys+"/class/bluetooth/hci0/rfkill2/soft", "1\n")
+	want("switched off")
+	write(sys+"/class/bluetooth/hci0/rfkill2/hard", "1\n")
+	write(proc+"/self/status", "CapEff:\t0000000000002000\n")
+	write(proc+"/417/comm", "bluetoothd\n")
+	write(proc+"/418/comm", "bash\n")
+	want("switched off by a key or a switch of the machine", "this user may not have it: CAP_NET_ADMIN and CAP_NET_RAW are missing", "bluetoothd (process 417) uses every adapter there is")
 }

@@ -69,15 +69,16 @@ func dash(s string) string {
 func adoptCommand(o *options) *cobra.Command {
 	var a devices.Adoption
 	cmd := &cobra.Command{
-		Use:   "adopt CLIENT",
-		Short: "Make a device of an MQTT client that was seen",
-		Long: `Write a device to conf.d/devices.yaml beside the config, for a client that weir devices seen shows. The
-gateway reads it when it is restarted. Nothing is adopted by itself.
+		Use:   "adopt CLIENT | ADDRESS | ID",
+		Short: "Make a device of an MQTT client that was seen, or a Bluetooth device that is near",
+		Long: `Write a device to conf.d/devices.yaml beside the config, for a client that weir devices seen shows, or a Bluetooth
+device that weir devices radios shows. The gateway reads it when it is restarted. Nothing is adopted by itself.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
 		Example: `  weir devices adopt DVES_A1B2C3 --as heater --name "Heater in hall 2"
-  weir devices adopt mqttjs_27fe11ab --base zigbee2mqtt/kitchen`,
-		Args: args(1, 1, "a client"),
+  weir devices adopt mqttjs_27fe11ab --base zigbee2mqtt/kitchen
+  weir devices adopt A4:C1:38:12:34:56 --as freezer`,
+		Args: args(1, 1, "a client, or a Bluetooth device"),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			file, _ := o.configFile()
 			if _, err := os.Stat(file); err != nil {
@@ -91,8 +92,12 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 			if err != nil {
 				return err
 			}
+			radios, err := at[[]web.Radio]("/api/radios")(c, cmd, nil)
+			if err != nil {
+				return err
+			}
 			a.Client = given[0]
-			id, name, err := adopt(file, seen, a)
+			id, name, err := adopt(file, seen, radios, a)
 			if err != nil {
 				return err
 			}
@@ -108,8 +113,11 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`
 }
 
 // adopt writes the device that a describes into the configuration, if that is valid with it.
-func adopt(file string, seen []devices.Seen, a devices.Adoption) (id, name string, err error) {
-	id, section, err := devices.Adopt(seen, a)
+func adopt(file string, seen []devices.Seen, radios []web.Radio, a devices.Adoption) (id, name string, err error) {
+	id, section, err := adoptNear(radios, a)
+	if section == nil && err == nil {
+		id, section, err = devices.Adopt(seen, a)
+	}
 	if err == nil {
 		name, err = config.AddDevice(file, id, section, checkParts)
 	}
@@ -137,7 +145,7 @@ func (a *app) adopt(cfg *config.Config, w web.Adoption) (web.Adopted, error) {
 	}
 	a.adopting.Lock()
 	defer a.adopting.Unlock()
-	id, name, err := adopt(cfg.Files[0], a.devices.Seen(), devices.Adoption(w))
+	id, name, err := adopt(cfg.Files[0], a.devices.Seen(), a.radioStatus(), devices.Adoption(w))
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS) {
 		err = fmt.Errorf("the gateway may not write its own config: use weir devices adopt %s as somebody who may: %w", w.Client, err)
 	}

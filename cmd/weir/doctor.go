@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weir-iot/weir/devices"
+	"github.com/weir-iot/weir/devices/ble"
 	"github.com/weir-iot/weir/devices/serial/port"
 )
 
@@ -25,8 +26,8 @@ func doctorCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find out why devices cannot be read, and what helps",
-		Long: `Look at the serial ports of the config: whether each is there, whether this user may open it, and who else has it
-open; and at programs that open ports which nobody gave them. Each problem comes with what helps. Nothing is opened and
+		Long: `Look at the serial ports and Bluetooth adapters of the config: whether each is there, whether this user may open it, and who else has it
+open; and at programs that open what nobody gave them. Each problem comes with what helps. Nothing is opened and
 nothing is changed. Run it as the user that the gateway runs as; as root it sees more of other processes, and no missing
 permissions.
 
@@ -42,7 +43,7 @@ Exit codes: 0 all is well, 1 something is not, 2 usage, 3 config invalid.`,
 			if err != nil {
 				return &exitError{exitConfig, err}
 			}
-			all := examine(s.Ports())
+			all := append(examine(s.Ports()), examineRadios(s.Radios())...)
 			if asJSON {
 				err = printJSON(cmd, all)
 			} else {
@@ -81,10 +82,25 @@ func examine(ports map[string]*port.Port) []finding {
 	return all
 }
 
+// examineRadios looks at Bluetooth adapters.
+func examineRadios(radios []ble.Status) (all []finding) {
+	for _, r := range radios {
+		f := finding{Of: "adapter " + r.Name}
+		for _, p := range ble.Diagnose(r.Name) {
+			f.Problems = append(f.Problems, port.Problem(p))
+		}
+		if len(f.Problems) == 0 {
+			f.Good = "there, and may be opened"
+		}
+		all = append(all, f)
+	}
+	return all
+}
+
 func printFindings(cmd *cobra.Command, all []finding) error {
 	out := cmd.OutOrStdout()
 	if len(all) == 0 {
-		_, err := fmt.Fprintln(out, "the config has no serial port; weir devices probe lists those of this machine")
+		_, err := fmt.Fprintln(out, "the config has no serial port and no Bluetooth adapter; weir devices probe lists the ports of this machine")
 		return err
 	}
 	for _, f := range all {

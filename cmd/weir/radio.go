@@ -15,8 +15,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weir-iot/weir/bridge/web"
+	"github.com/weir-iot/weir/devices"
 	"github.com/weir-iot/weir/devices/ble"
+	"github.com/weir-iot/weir/gateway"
 	"github.com/weir-iot/weir/gateway/child"
+	"github.com/weir-iot/weir/gateway/config"
 )
 
 // radioCommand is what weir run starts as a process of its own for each Bluetooth adapter, so that what
@@ -50,7 +53,8 @@ func radiosCommand(o *options) *cobra.Command {
 		Use:   "radios",
 		Short: "Show the Bluetooth adapters, and what is near that is not configured",
 		Long: `Show each Bluetooth adapter that the gateway uses, and which devices it hears that are not in the config, the last
-heard first: what their format is, and what they say. Of those whose address changes, only an id can be configured.
+heard first: what their format is, and what they say. weir devices adopt makes a device of one; of those whose address changes, only
+if they have an id.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,
 		Example: "  weir devices radios\n  weir devices radios --json",
@@ -88,4 +92,38 @@ func printRadios(out io.Writer, radios []web.Radio) error {
 		}
 	}
 	return w.Flush()
+}
+
+// adoptNear returns the id and the section that make a device of a Bluetooth device that is near, whose address or id a names. Without
+// a section, there is none.
+func adoptNear(radios []web.Radio, a devices.Adoption) (id string, section []config.Field, err error) {
+	digits := func(s string) string { return strings.ToLower(strings.NewReplacer(":", "").Replace(s)) }
+	for _, r := range radios {
+		for _, n := range r.Seen {
+			if digits(a.Client) != digits(n.Address) && !strings.EqualFold(a.Client, n.ID) {
+				continue
+			}
+			own := n.ID != digits(n.Address)
+			if n.Private && !own {
+				return "", nil, gateway.Errorf(gateway.ErrInvalid, "the address %s changes, and the device says nothing else that it could be known by", n.Address)
+			}
+			section = []config.Field{{Key: "driver", Value: "ble"}}
+			if a.Name != "" {
+				section = append(section, config.Field{Key: "name", Value: a.Name})
+			}
+			if r.Name != ble.DefaultAdapter {
+				section = append(section, config.Field{Key: "adapter", Value: r.Name})
+			}
+			if n.Private {
+				section = append(section, config.Field{Key: "id", Value: n.ID})
+			} else {
+				section = append(section, config.Field{Key: "address", Value: n.Address})
+			}
+			if n.Format != "" {
+				section = append(section, config.Field{Key: "decoder", Value: n.Format})
+			}
+			return cmp.Or(a.ID, "ble-"+digits(n.Address)), section, nil
+		}
+	}
+	return "", nil, nil
 }

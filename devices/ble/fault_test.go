@@ -2,13 +2,16 @@ package ble
 
 import (
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/weir-iot/weir/firmware-sim/hci"
+	"github.com/weir-iot/weir/gateway/child"
 )
 
 // promised is how soon the radio scans again after whatever happened to it.
@@ -29,6 +32,12 @@ func TestFaults(t *testing.T) {
 		{"process killed", func(r *rig) { syscall.Kill(r.pid(), syscall.SIGKILL) }, nil, "ended"},
 		{"process panics", func(r *rig) { syscall.Kill(r.pid(), syscall.SIGABRT) }, nil, "ended"},
 		{"process stopped", func(r *rig) { syscall.Kill(r.pid(), syscall.SIGSTOP) }, nil, "hangs"},
+		{"process hangs when it opens the adapter", func(r *rig) {
+			if err := os.WriteFile(r.path+hang, nil, 0o600); err != nil {
+				r.t.Fatal(err)
+			}
+			syscall.Kill(r.pid(), syscall.SIGKILL)
+		}, nil, "ended"},
 		{"garbage of the controller", func(r *rig) {
 			for i := range 300 { // as events that are cut short, which the kernel lets through
 				r.ctl.Inject([]byte{0x04, 0x3e, byte(1 + i%2), 0x01, 0}[:4+i%2])
@@ -68,6 +77,28 @@ func TestFaults(t *testing.T) {
 				t.Errorf("the reason is %q", down)
 			}
 		})
+	}
+}
+
+// TestOrphan: the radio's process ends with the gateway, also if it hangs in the kernel.
+func TestOrphan(t *testing.T) {
+	r := newRig(t, AirConfig{})
+	if err := os.WriteFile(r.path+hang, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := child.Start(r.radio.command, nil, "the radio's process", r.radio.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it does not open the adapter", func() bool { _, err := os.Stat(r.path + hang); return err != nil })
+	p.Conn.Close() // as it is when a gateway is killed
+	ended := make(chan error, 1)
+	go func() { ended <- p.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		p.Kill()
+		t.Errorf("it lives on, and ends only when it is killed: %v", <-ended)
 	}
 }
 
@@ -170,4 +201,47 @@ func TestCycles(t *testing.T) {
 		return now[0] <= files+2 && now[1] <= goroutines+2 && now[2] <= int(bytes)+4<<20
 	})
 	t.Logf("after 5 cycles %d files, %d goroutines, %d KiB; after %d cycles %d, %d, %d KiB", files, goroutines, bytes>>10, cycles, now[0], now[1], now[2]>>10)
+}
+
+func TestDiagnose(t *testing.T) {
+	sys, proc := t.TempDir(), t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, p := range diagnose(sys, proc, "hci0") {
+			if p.Do == "" {
+				t.Errorf("%q, and nothing helps", p.What)
+			}
+			got = append(got, p.What)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	write(proc+"/self/status", "Name:\tweir\nCapEff:\t000001ffffffffff\nSeccomp:\t0\n")
+	want("not there")
+	write(sys+"/class/bluetooth/hci1/uevent", "")
+	want("not there")
+	if p := diagnose(sys, proc, "hci0"); p[0].Do != "adapter: hci1" {
+		t.Errorf("%+v", p)
+	}
+	write(sys+"/class/bluetooth/hci0/rfkill2/soft", "0\n")
+	write(sys+"/class/bluetooth/hci0/rfkill2/hard", "0\n")
+	want()
+	write(sys+"/class/bluetooth/hci0/rfkill2/soft", "1\n")
+	want("switched off")
+	write(sys+"/class/bluetooth/hci0/rfkill2/hard", "1\n")
+	write(proc+"/self/status", "CapEff:\t0000000000002000\n")
+	write(proc+"/417/comm", "bluetoothd\n")
+	write(proc+"/418/comm", "bash\n")
+	want("switched off by a key or a switch of the machine", "this user may not have it: CAP_NET_ADMIN and CAP_NET_RAW are missing", "bluetoothd (process 417) uses every adapter there is")
 }

@@ -22,7 +22,7 @@ import (
 // while does not blame the process.
 const (
 	helperTick   = time.Second
-	openSilence  = 15 // ticks: the kernel gives a controller 10 s to be set up
+	openSilence  = 10 // ticks: firmware is loaded then; the kernel waits as long
 	silence      = 4  // ticks: it beats every second, and asks the controller for 2 s at most
 	helperMemory = "24MiB"
 	toldWaiting  = 64

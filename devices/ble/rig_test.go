@@ -36,7 +36,9 @@ func TestMain(m *testing.M) {
 			}
 			return c, nil
 		}
-		if b, err := os.ReadFile(os.Args[2]); err == nil {
+		if os.Remove(os.Args[2]+hang) == nil {
+			open = func() (io.ReadWriteCloser, error) { select {} }
+		} else if b, err := os.ReadFile(os.Args[2]); err == nil {
 			index, err := AdapterIndex(string(b))
 			if err != nil {
 				fmt.Fprintln(os.Stderr, err)
@@ -52,6 +54,9 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+// hang behind an adapter's path is a file for which the next process hangs when it opens the adapter, as in the kernel.
+const hang = ".hang"
 
 // rig is a controller, plugged into this machine's kernel where that is possible, and the radio that drives it.
 type rig struct {

@@ -128,7 +128,7 @@ func (d *Driver) setProfile(cfg Config) error {
 	if cfg.Base == "" {
 		cfg.Base = p.base + d.id
 	}
-	if err := gateway.ValidateTopic(cfg.Base); err != nil {
+	if err := publishable(cfg.Base); err != nil {
 		return &gateway.KeyError{Key: "base", Err: err}
 	}
 	d.profile = p.make(strings.TrimSuffix(cfg.Base, "/"))

@@ -192,6 +192,7 @@ func TestConfigRefuses(t *testing.T) {
 		"base: $SYS/x begins with $":                                                     {Profile: "tasmota", Base: "$SYS/x"},
 		"commands.open: plant1/gate/open/set is where the gateway itself takes commands": {From: filter("a"), Format: "raw", Commands: map[string]mqttdev.Command{"open": {Topic: "plant1/gate/open/set"}}},
 		"commands.state: plant1/gate/lamp/set is where the gateway":                      {Profile: "zigbee2mqtt", Base: "plant1/gate/lamp", Commands: map[string]mqttdev.Command{"state": {}}},
+		"base: has more than 1024 bytes or 64 levels":                                    {Profile: "tasmota", Base: strings.Repeat("a/", 100) + "b"},
 		"commands.open: needs a topic":                                                   {From: filter("a"), Format: "raw", Commands: map[string]mqttdev.Command{"open": {}}},
 		"commands.a.b.topic: topic \"x/#\"":                                              {From: filter("a"), Format: "raw", Commands: map[string]mqttdev.Command{"a.b": {Topic: "x/#"}}},
 		"commands.x.y.z.w: needs a topic":                                                {Profile: "shelly", Commands: map[string]mqttdev.Command{"x.y.z.w": {}}},

@@ -271,7 +271,9 @@ func (fs *follows) store(changes map[string][]byte) {
 
 // newBroker returns what MQTT devices need.
 func newBroker(o Options) *broker {
-	b := &broker{site: o.Site, Broker: mqttdev.Broker{Retained: o.Retained, Own: ownVias()}}
+	b := &broker{site: o.Site, Broker: mqttdev.Broker{Retained: o.Retained, Own: ownVias(), Commands: gateway.Filters{
+		gateway.MustFilter(setTopic(o.Site, "+", "+")), gateway.MustFilter(resultTopic(o.Site, "+", "+")),
+	}}}
 	if o.Feed != nil {
 		b.Reader, b.Next = o.Feed.Reader, o.Feed.Next
 	}

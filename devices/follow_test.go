@@ -116,6 +116,14 @@ func (l *ledge) await(t *testing.T, what string, n int) {
 	}
 }
 
+// sync says that everything is on stable storage.
+func (l *ledge) sync() {
+	l.mu.Lock()
+	next := uint64(len(l.all) + 1)
+	l.mu.Unlock()
+	l.hub.Synced(next)
+}
+
 func (l *ledge) tell(n int) {
 	l.publish("tele/boiler/SENSOR", fmt.Sprintf(`{"a":%d,"b":%d,"c":%d}`, n, n, n), nil)
 }
@@ -168,7 +176,7 @@ func TestReadingGoesOnAfterAStop(t *testing.T) {
 	l.tell(1)
 	stop = runs(t, boiler, l, state)
 	l.await(t, "what came in between", 1)
-	l.hub.Synced(uint64(len(l.all) + 1))
+	l.sync()
 	stop()
 	if got := fmt.Sprint(state.m); !strings.Contains(got, `"read":["tele/boiler/SENSOR","tele/boiler/LWT"]`) || strings.Contains(got, `"at":1,`) {
 		t.Errorf("stored: %s", got)
@@ -187,7 +195,7 @@ func TestRetainedIsReadOnce(t *testing.T) {
 	for range 2 {
 		stop := runs(t, boiler, l, state, retained)
 		l.await(t, "retained", 1)
-		l.hub.Synced(uint64(len(l.all) + 1))
+		l.sync()
 		stop()
 	}
 	other := strings.Replace(boiler, "from: tele/boiler/SENSOR", "from: [tele/boiler/SENSOR, tele/boiler/STATE]", 1)

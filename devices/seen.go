@@ -51,12 +51,18 @@ type watch struct {
 	reads gateway.Filters // of all devices
 
 	mu        sync.Mutex
-	clients   map[string]*Seen
+	clients   map[string]*client
 	forgotten uint64
 }
 
+// client is a Seen that is being written.
+type client struct {
+	Seen
+	looked time.Duration // the Age of the message that was looked at last
+}
+
 func newWatch(o Options, devices []*device) *watch {
-	w := &watch{o: o, clients: map[string]*Seen{}}
+	w := &watch{o: o, clients: map[string]*client{}}
 	for _, d := range devices {
 		if d.follow != nil {
 			w.reads = append(w.reads, d.follow.follower.Reads()...)
@@ -102,26 +108,46 @@ func (w *watch) run(ctx context.Context) {
 	}
 }
 
-// note takes in one message.
+// note takes in one message. Of a client whose topic is known it looks at one in a second.
 func (w *watch) note(e *gateway.Event) {
-	if e.Origin.Via != mqttClients || len(e.Payload) == 0 || mqttdev.IsCommand(e.Topic) || w.reads.Match(e.Topic) {
+	if e.Origin.Via != mqttClients || len(e.Payload) == 0 {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.clients[e.Origin.ID]
+	if s != nil && e.Age-s.looked < time.Second && s.knows(e.Topic) {
+		s.heard(e)
+		return
+	}
+	if mqttdev.IsCommand(e.Topic) || w.reads.Match(e.Topic) {
+		return
+	}
 	if s == nil {
 		if len(w.clients) >= maxSeen {
 			w.forget()
 		}
-		s = &Seen{Client: e.Origin.ID, First: e.Accepted}
+		s = &client{Seen: Seen{Client: e.Origin.ID, First: e.Accepted}}
 		w.clients[e.Origin.ID] = s
 	}
-	s.User, s.Topic, s.Shape = e.Origin.User, e.Topic, shape(e.Payload)
+	s.heard(e)
+	s.look(e)
+}
+
+func (s *client) knows(topic string) bool {
+	_, known := slices.BinarySearch(s.Topics, topic)
+	return known
+}
+
+func (s *client) heard(e *gateway.Event) {
 	s.Messages++
 	if e.Accepted.After(s.Last) {
 		s.Last = e.Accepted
 	}
+}
+
+func (s *client) look(e *gateway.Event) {
+	s.looked, s.User, s.Topic, s.Shape = e.Age, e.Origin.User, e.Topic, shape(e.Payload)
 	if i, known := slices.BinarySearch(s.Topics, e.Topic); !known && len(s.Topics) < maxSeenTopics {
 		s.Topics = slices.Insert(s.Topics, i, e.Topic)
 	} else if !known {
@@ -150,7 +176,7 @@ func (s *Supervisor) Seen() (all []Seen) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(w.clients)) {
-		c := *w.clients[id]
+		c := w.clients[id].Seen
 		c.Topics, c.Guesses = slices.Clone(c.Topics), slices.Clone(c.Guesses)
 		all = append(all, c)
 	}

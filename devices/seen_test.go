@@ -14,7 +14,7 @@ import (
 
 // note has a client say something, as if it were the time-th thing that is said.
 func note(w *watch, client, topic, payload string, at int) {
-	w.note(&gateway.Event{Topic: topic, Payload: []byte(payload), Accepted: time.Unix(int64(1e9+at), 0), Origin: gateway.Origin{Via: "mqtt", ID: client, User: "u"}})
+	w.note(&gateway.Event{Topic: topic, Payload: []byte(payload), Accepted: time.Unix(int64(1e9+at), 0), Age: time.Duration(at) * time.Second, Origin: gateway.Origin{Via: "mqtt", ID: client, User: "u"}})
 }
 
 func TestWhoIsSeen(t *testing.T) {
@@ -35,11 +35,12 @@ func TestWhoIsSeen(t *testing.T) {
 	note(w, "z2m", "zigbee2mqtt/door/availability", `{"state":"online"}`, 5)
 	note(w, "z2m", "zigbee2mqtt/bridge/state", "online", 6)
 	note(w, "own", "farm/level", " 71.5 ", 7)
+	w.note(&gateway.Event{Topic: "farm/level", Payload: []byte("x"), Age: 7500 * time.Millisecond, Origin: gateway.Origin{Via: "mqtt", ID: "own"}}) // too soon to look at
 	got := s.Seen()
 	want := []Seen{
 		{Client: "DVES_2", User: "u", First: time.Unix(1e9+2, 0), Last: time.Unix(1e9+3, 0), Messages: 2, Topics: []string{"tele/plug/LWT", "tele/plug/SENSOR"}, Topic: "tele/plug/SENSOR",
 			Shape: `{"ENERGY": {"Power": number, "Total": [number, number]}, "On": true or false, "N": null, "Id": text}`, Guesses: []mqttdev.Guess{{Profile: "tasmota", Base: "plug"}}},
-		{Client: "own", User: "u", First: time.Unix(1e9+7, 0), Last: time.Unix(1e9+7, 0), Messages: 1, Topics: []string{"farm/level"}, Topic: "farm/level", Shape: "number"},
+		{Client: "own", User: "u", First: time.Unix(1e9+7, 0), Last: time.Unix(1e9+7, 0), Messages: 2, Topics: []string{"farm/level"}, Topic: "farm/level", Shape: "number"},
 		{Client: "z2m", User: "u", First: time.Unix(1e9+4, 0), Last: time.Unix(1e9+6, 0), Messages: 3, Topics: []string{"zigbee2mqtt/bridge/state", "zigbee2mqtt/door/availability", "zigbee2mqtt/kitchen/lamp"},
 			Topic: "zigbee2mqtt/bridge/state", Shape: "text", Guesses: []mqttdev.Guess{{Profile: "zigbee2mqtt", Base: "zigbee2mqtt/kitchen/lamp"}, {Profile: "zigbee2mqtt", Base: "zigbee2mqtt/door"}}},
 	}

@@ -103,6 +103,9 @@ func New(id string, cfg Config, measurements map[string]codec.Measurement, own g
 	return d, d.setCommands(cfg.Commands)
 }
 
+// maxBase bounds a base in bytes.
+const maxBase = 1024
+
 func (d *Driver) setProfile(cfg Config) error {
 	if cfg.Profile == "" {
 		if cfg.Base != "" {
@@ -128,8 +131,11 @@ func (d *Driver) setProfile(cfg Config) error {
 	if cfg.Base == "" {
 		cfg.Base = p.base + d.id
 	}
-	if err := gateway.ValidateTopic(cfg.Base); err != nil {
+	if err := publishable(cfg.Base); err != nil {
 		return &gateway.KeyError{Key: "base", Err: err}
+	}
+	if len(cfg.Base) > maxBase || strings.Count(cfg.Base, "/") > maxBase/16 { // what comes behind has to find room
+		return gateway.BadKey("base", "has more than %d bytes or %d levels", maxBase, maxBase/16)
 	}
 	d.profile = p.make(strings.TrimSuffix(cfg.Base, "/"))
 	return nil

@@ -80,7 +80,8 @@ func (b *broker) options() *mqttdev.Broker {
 			}
 			return all
 		},
-		Own: func(via string) bool { return via == mqttdev.Via || via == "weir" },
+		Commands: gateway.Filters{gateway.MustFilter("plant1/+/+/set")},
+		Own:      func(via string) bool { return via == mqttdev.Via || via == "weir" },
 	}
 }
 
@@ -174,23 +175,27 @@ func TestReadsClientsOnly(t *testing.T) {
 func TestConfigRefuses(t *testing.T) {
 	own := gateway.Filters{gateway.MustFilter("plant1/silo/+"), gateway.MustFilter("plant1/silo/status")}
 	for want, cfg := range map[string]mqttdev.Config{
-		"from: missing; it is the topic":                             {Format: "json"},
-		"format: missing":                                            {From: filter("a")},
-		"from: # would read what the device's own readings go to":    {From: filter("#"), Format: "json"},
-		"from: plant1/# would read":                                  {From: filter("plant1/#"), Format: "json"},
-		"from: plant1/silo/raw would read":                           {From: filter("plant1/silo/raw"), Format: "json"},
-		"base: plant1/silo/# would read":                             {Profile: "shelly_gen1", Base: "plant1/silo"},
-		`profile: "tasmoto" is none of esphome, shelly, shelly_gen1`: {Profile: "tasmoto"},
-		"from: profile tasmota knows its topics":                     {Profile: "tasmota", From: filter("a")},
-		"format: profile tasmota has its own":                        {Profile: "tasmota", Format: "json"},
-		"base: is for devices with a profile":                        {Base: "x", From: filter("a"), Format: "json"},
-		"base: topic \"a/+\"":                                        {Profile: "tasmota", Base: "a/+"},
-		"as: \"level\" has no {name}":                                {From: filter("a"), Format: "raw", As: "level"},
-		"availability: needs both words":                             {From: filter("a"), Format: "raw", Availability: mqttdev.Availability{Topic: "b", Online: "yes"}},
-		"from: $SYS/# begins with $":                                 {From: filter("$SYS/#"), Format: "raw"},
-		"commands.open: needs a topic":                               {From: filter("a"), Format: "raw", Commands: map[string]mqttdev.Command{"open": {}}},
-		"commands.a.b.topic: topic \"x/#\"":                          {From: filter("a"), Format: "raw", Commands: map[string]mqttdev.Command{"a.b": {Topic: "x/#"}}},
-		"commands.x.y.z.w: needs a topic":                            {Profile: "shelly", Commands: map[string]mqttdev.Command{"x.y.z.w": {}}},
+		"from: missing; it is the topic":                                                 {Format: "json"},
+		"format: missing":                                                                {From: filter("a")},
+		"from: # would read what the device's own readings go to":                        {From: filter("#"), Format: "json"},
+		"from: plant1/# would read":                                                      {From: filter("plant1/#"), Format: "json"},
+		"from: plant1/silo/raw would read":                                               {From: filter("plant1/silo/raw"), Format: "json"},
+		"base: plant1/silo/# would read":                                                 {Profile: "shelly_gen1", Base: "plant1/silo"},
+		`profile: "tasmoto" is none of esphome, shelly, shelly_gen1`:                     {Profile: "tasmoto"},
+		"from: profile tasmota knows its topics":                                         {Profile: "tasmota", From: filter("a")},
+		"format: profile tasmota has its own":                                            {Profile: "tasmota", Format: "json"},
+		"base: is for devices with a profile":                                            {Base: "x", From: filter("a"), Format: "json"},
+		"base: topic \"a/+\"":                                                            {Profile: "tasmota", Base: "a/+"},
+		"as: \"level\" has no {name}":                                                    {From: filter("a"), Format: "raw", As: "level"},
+		"availability: needs both words":                                                 {From: filter("a"), Format: "raw", Availability: mqttdev.Availability{Topic: "b", Online: "yes"}},
+		"from: $SYS/# begins with $":                                                     {From: filter("$SYS/#"), Format: "raw"},
+		"base: $SYS/x begins with $":                                                     {Profile: "tasmota", Base: "$SYS/x"},
+		"commands.open: plant1/gate/open/set is where the gateway itself takes commands": {From: filter("a"), Format: "raw", Commands: map[string]mqttdev.Command{"open": {Topic: "plant1/gate/open/set"}}},
+		"commands.state: plant1/gate/lamp/set is where the gateway":                      {Profile: "zigbee2mqtt", Base: "plant1/gate/lamp", Commands: map[string]mqttdev.Command{"state": {}}},
+		"base: has more than 1024 bytes or 64 levels":                                    {Profile: "tasmota", Base: strings.Repeat("a/", 100) + "b"},
+		"commands.open: needs a topic":                                                   {From: filter("a"), Format: "raw", Commands: map[string]mqttdev.Command{"open": {}}},
+		"commands.a.b.topic: topic \"x/#\"":                                              {From: filter("a"), Format: "raw", Commands: map[string]mqttdev.Command{"a.b": {Topic: "x/#"}}},
+		"commands.x.y.z.w: needs a topic":                                                {Profile: "shelly", Commands: map[string]mqttdev.Command{"x.y.z.w": {}}},
 	} {
 		_, err := mqttdev.New("silo", cfg, nil, own, newBroker().options())
 		var key *gateway.KeyError

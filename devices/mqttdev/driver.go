@@ -37,6 +37,8 @@ type Broker struct {
 	Retained func(want gateway.Filters) []*gateway.Event
 	// Publish stores an event and returns when it is: gateway.Gateway.IngestWait.
 	Publish func(ctx context.Context, e *gateway.Event) error
+	// Commands matches where commands come to the gateway's devices, and their results: a device's own go elsewhere.
+	Commands gateway.Filters
 	// Own tells whether events of that Origin.Via are the gateway's own, of a driver say. They are
 	// never a device's.
 	Own func(via string) bool

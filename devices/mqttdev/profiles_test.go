@@ -97,3 +97,46 @@ func play(t *testing.T, recording []byte) []byte {
 	}
 	return out.Bytes()
 }
+
+// Whatever stands in a message, no profile falls over it, and what it makes can be a topic.
+func FuzzDecode(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.mqtt")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, line := range strings.Split(string(data), "\n")[1:] {
+			topic, payload, _ := strings.Cut(line, " ")
+			f.Add(topic, []byte(payload))
+		}
+	}
+	f.Fuzz(func(t *testing.T, topic string, payload []byte) {
+		if gateway.ValidateTopic(topic) != nil {
+			return
+		}
+		for _, name := range Profiles() {
+			g, _ := GuessOf(topic)
+			if g.Profile != name {
+				g.Base = "x"
+			}
+			d, err := New("device", Config{Profile: name, Base: g.Base}, nil, nil, &Broker{})
+			if err != nil {
+				continue // of a base that cannot be
+			}
+			readings, garbage := d.decode(&gateway.Event{Topic: topic, Payload: payload})
+			if garbage != "" && len(readings) > 0 {
+				t.Errorf("%s: both readings and %s", name, garbage)
+			}
+			for _, r := range readings {
+				if err := codec.CheckName(r.Name); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			d.hear(&gateway.Event{Topic: topic, Payload: payload})
+		}
+	})
+}

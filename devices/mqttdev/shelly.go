@@ -27,11 +27,14 @@ func (g gen1) available(_ string, payload []byte) (on, known bool) { return word
 var gen1Units = units{
 	"power": "W", "energy": "Wh", "returned_energy": "Wh", "total": "Wh", "total_returned": "Wh", "reactive_power": "var", "voltage": "V", "current": "A",
 	"temperature": "°C", "ext_temperature": "°C", "humidity": "%", "ext_humidity": "%", "battery": "%", "lux": "lx", "pos": "%", "tilt": "°",
-	"concentration": "ppm", "brightness": "%", "overpower_value": "W",
+	"concentration": "ppm", "brightness": "%", "gain": "%", "overpower_value": "W",
 }
 
 // What a Shelly publishes beside values, and what is published to it.
-var gen1Skip = []string{"announce", "info", "settings", "command", "set", "temperature_f", "ext_temperatures", "ext_humidities", "ext_switches", "status"}
+var gen1Skip = []string{"announce", "info", "settings", "command", "set", "temperature_f", "ext_temperatures", "ext_humidities", "ext_switches"}
+
+// Members of what a lamp says of itself that are no state.
+var gen1Noise = []string{"source", "has_timer", "timer_started", "timer_duration", "timer_remaining", "transition"}
 
 func (g gen1) decode(topic string, payload []byte, add func(codec.Reading)) string {
 	name := strings.ReplaceAll(strings.TrimPrefix(strings.TrimPrefix(topic, g.base+"/"), "sensor/"), "/", ".")
@@ -40,11 +43,14 @@ func (g gen1) decode(topic string, payload []byte, add func(codec.Reading)) stri
 			return ""
 		}
 	}
-	if isJSON(payload) { // input_event: {"event":"S","event_cnt":2}
+	if isJSON(payload) { // input_event/0: {"event":"S","event_cnt":2}, light/0/status: {"ison":true,"brightness":50}
 		readings, garbage := jsonFormat.Decode(payload)
 		for _, r := range readings {
-			r.Name = name + "." + r.Name
-			add(r)
+			if !slices.Contains(gen1Noise, r.Name) {
+				r.Name = strings.TrimSuffix(name, ".status") + "." + r.Name
+				gen1Units.give(&r)
+				add(r)
+			}
 		}
 		return garbage
 	}

@@ -53,15 +53,15 @@ func (d *Driver) setCommands(all map[string]Command) error {
 		c, known := d.profile.command(name)
 		switch {
 		case said.Topic != "":
-			if err := gateway.ValidateTopic(said.Topic); err != nil {
+			if err := publishable(said.Topic); err != nil {
 				return &gateway.KeyError{Key: key + ".topic", Err: err}
-			}
-			if strings.HasPrefix(said.Topic, "$") {
-				return gateway.BadKey(key+".topic", "%s begins with $, which is for the gateway itself", said.Topic)
 			}
 			c = command{topic: said.Topic, reply: name, options: c.options}
 		case !known:
 			return gateway.BadKey(key, "needs a topic: where the device takes the command")
+		}
+		if d.broker.Commands.Match(c.topic) { // or it would command itself, for ever
+			return gateway.BadKey(key, "%s is where the gateway itself takes commands: the device needs a topic of its own", c.topic)
 		}
 		if said.Payload != "" {
 			c.payload = func(value string) []byte { return []byte(strings.ReplaceAll(said.Payload, "{value}", value)) }
@@ -93,6 +93,14 @@ func (d *Driver) setCommands(all map[string]Command) error {
 		d.commands[name] = c
 	}
 	return nil
+}
+
+// publishable tells whether topic can be one of a device's.
+func publishable(topic string) error {
+	if strings.HasPrefix(topic, "$") {
+		return gateway.Errorf(gateway.ErrInvalid, "%s begins with $, which is for the gateway itself", topic)
+	}
+	return gateway.ValidateTopic(topic)
 }
 
 func isOn(word string) bool { return strings.EqualFold(word, "on") || strings.EqualFold(word, "true") }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/weir-iot/weir/firmware-sim/fault"
 )
 
 // Mosquitto is Debian's broker as a child process, on a loopback port of its own.
@@ -40,12 +42,11 @@ func StartMosquitto(t testing.TB, more ...string) *Mosquitto {
 			t.Skip("mosquitto is not installed (apt-get install mosquitto): tests against a real broker are left out")
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := fault.FreeAddress("tcp")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Mosquitto{Addr: l.Addr().String(), t: t, binary: binary}
-	l.Close()
+	m := &Mosquitto{Addr: address, t: t, binary: binary}
 	dir := t.TempDir()
 	_, port, _ := net.SplitHostPort(m.Addr)
 	conf := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\nuser root\n"+

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/weir-iot/weir/firmware-sim/fault"
 )
 
 // RabbitMQ is Debian's server as a child process, on loopback ports of its own, with an epmd of
@@ -136,12 +138,11 @@ func startRabbitMQ(o RabbitOptions) (*RabbitMQ, error) {
 
 func freePorts(n int) (addrs []string, err error) {
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		address, err := fault.FreeAddress("tcp")
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // all at once, so that they differ
-		addrs = append(addrs, l.Addr().String())
+		addrs = append(addrs, address)
 	}
 	return addrs, nil
 }

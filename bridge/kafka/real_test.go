@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weir-iot/weir/firmware-sim/fault"
+
 	"github.com/weir-iot/weir/bridge/bridgetest"
 )
 
@@ -104,12 +106,11 @@ func startKafka(t *testing.T, p papers) (c *cluster, secure string) {
 func freePorts(t *testing.T, n int) (ports []string) {
 	t.Helper()
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		address, err := fault.FreeAddress("tcp")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close() // not before all are chosen
-		_, port, _ := net.SplitHostPort(l.Addr().String())
+		_, port, _ := net.SplitHostPort(address)
 		ports = append(ports, port)
 	}
 	return ports

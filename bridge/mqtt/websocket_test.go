@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weir-iot/weir/firmware-sim/fault"
+
 	"github.com/gorilla/websocket"
 
 	"github.com/weir-iot/weir/bridge/bridgetest"
@@ -253,11 +255,10 @@ func TestMosquittoWebSocket(t *testing.T) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := fault.FreeAddress("tcp")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
+	_, port, _ := net.SplitHostPort(address)
 	return port
 }

@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weir-iot/weir/firmware-sim/fault"
+
 	"github.com/weir-iot/weir/bridge/web"
 	"github.com/weir-iot/weir/firmware-sim/sim"
 	"github.com/weir-iot/weir/firmware-sim/sim/snclient"
@@ -28,12 +30,11 @@ import (
 // freeUDP returns an address on loopback that nobody listens on.
 func freeUDP(t testing.TB) string {
 	t.Helper()
-	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	address, err := fault.FreeAddress("udp")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.LocalAddr().String()
+	return address
 }
 
 // history is what is stored of a topic, as text.

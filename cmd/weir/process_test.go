@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weir-iot/weir/firmware-sim/fault"
+
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/weir-iot/weir/bridge/web"
@@ -31,12 +33,12 @@ const startTimeout = 30 * time.Second
 
 // freePort returns an address on loopback that nobody listens on.
 func freePort(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	t.Helper()
+	address, err := fault.FreeAddress("tcp")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return address
 }
 
 // waitListening returns when something accepts connections at address.
@@ -264,12 +266,14 @@ func startRig(t testing.TB, more string) *rig {
 	return w
 }
 
-// start starts it, and returns when devices can connect.
+// start starts it, and returns when devices and browsers can connect.
 func (w *rig) start() {
 	w.t.Helper()
 	w.process = startProcess(w.t, "weir", "-c", w.conf, "run")
-	if err := waitListening("tcp", w.mqtt); err != nil {
-		w.t.Fatal(err)
+	for _, address := range []string{w.mqtt, w.http} {
+		if err := waitListening("tcp", address); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"strconv"
 	"time"
+
+	"github.com/weir-iot/weir/firmware-sim/fault"
 )
 
 // measureCeiling is how fast far takes a backlog from a sender that has no work: its packets lie ready in memory, and it does
@@ -21,7 +23,7 @@ func measureCeiling(ctx context.Context, dir string, taker bool, events int) (ra
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	at, err := freeAddress()
+	at, err := fault.FreeAddress("tcp")
 	if err != nil {
 		return 0, err
 	}

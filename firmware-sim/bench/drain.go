@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/weir-iot/weir/firmware-sim/fault"
 )
 
 // quiet is how long the intake is looked at before the far end is back.
@@ -70,7 +72,7 @@ func drain(ctx context.Context, dir string, of program, taker bool, events int) 
 		return d, err
 	}
 	defer os.RemoveAll(dir)
-	at, err := freeAddress()
+	at, err := fault.FreeAddress("tcp")
 	if err != nil {
 		return d, err
 	}

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/weir-iot/weir/firmware-sim/fault"
+
 	"github.com/dgraph-io/badger/v4"
 )
 
@@ -77,7 +79,7 @@ func outlast(ctx context.Context, dir string, of program, events int) (o outlast
 		return o, err
 	}
 	defer func() { err = errors.Join(err, in.close()) }()
-	at, err := freeAddress()
+	at, err := fault.FreeAddress("tcp")
 	if err != nil {
 		return o, err
 	}

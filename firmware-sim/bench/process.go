@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/weir-iot/weir/firmware-sim/fault"
 )
 
 // startLimit bounds how long a program may take until it listens, or ends.
@@ -117,15 +119,6 @@ func (p *process) stop() {
 	}
 }
 
-// freeAddress is one on loopback where nobody listens.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
-
 // A program is a gateway that keeps what it takes in while the far end is away: weir, or mosquitto with a bridge. What it
 // gets is a directory and where the far end will be; in is the cgroup it runs in, or nil.
 type program struct {
@@ -136,7 +129,7 @@ type program struct {
 // weirProgram is weir on its default config, but for what is in more.
 func weirProgram(b *bench, more string) program {
 	return program{"weir", func(ctx context.Context, dir, far string, in *cgroup) (*process, error) {
-		mqtt, err := freeAddress()
+		mqtt, err := fault.FreeAddress("tcp")
 		if err != nil {
 			return nil, err
 		}
@@ -188,7 +181,7 @@ func bridgeProgram() program {
 		if err != nil {
 			return nil, err
 		}
-		address, err := freeAddress()
+		address, err := fault.FreeAddress("tcp")
 		if err != nil {
 			return nil, err
 		}

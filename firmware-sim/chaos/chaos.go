@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -200,12 +199,10 @@ func (c *campaign) settle(ctx context.Context) error {
 func (c *campaign) configure() error {
 	g := &gateway{binary: c.Weir, conf: filepath.Join(c.Dir, "weir.yaml"), log: filepath.Join(c.Dir, "weir.log"), env: c.disk.env(), say: c.say}
 	for _, address := range []*string{&g.mqtt, &g.http} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+		var err error
+		if *address, err = fault.FreeAddress("tcp"); err != nil {
 			return err
 		}
-		defer l.Close()
-		*address = l.Addr().String()
 	}
 	c.gateway = g
 	return os.WriteFile(g.conf, fmt.Appendf(nil, `# The gateway of a campaign of faults.

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/weir-iot/weir/firmware-sim/fault"
+
 	"github.com/weir-iot/weir/firmware-sim/sim/mqttclient"
 )
 
@@ -56,13 +58,11 @@ func startMosquitto(dir string, r *record) (farEnd, error) {
 			return nil, fmt.Errorf("the far end: %w", err)
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	m := &mosquitto{}
+	if m.at, err = fault.FreeAddress("tcp"); err != nil {
 		return nil, err
 	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	m := &mosquitto{at: l.Addr().String()}
-	l.Close()
+	_, port, _ := net.SplitHostPort(m.at)
 	conf := filepath.Join(dir, "mosquitto.conf")
 	text := "listener " + port + " 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_queued_bytes 0\n"
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {

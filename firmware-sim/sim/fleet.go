@@ -141,7 +141,7 @@ func (c Config) device(k kind) (*device, error) {
 	if k.modbus {
 		d.slave = modbusslave.New(c.Seed)
 		d.slave.Set(modbusslave.Holding, 0, 380) // what it is set to, in tenths of a degree
-		d.measure(d.values(0)) // so that it has registers at once
+		d.measure(d.values(0))                   // so that it has registers at once
 	}
 	return d, d.plug()
 }

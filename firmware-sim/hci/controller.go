@@ -26,10 +26,10 @@ type Controller struct {
 	links       map[uint16]*bond
 	nextHandle  uint16
 	mute, deaf  bool
-	dead        bool            // mute, also when it is reset
+	dead        bool // mute, also when it is reset
+	garbled     bool
 	noAnswer    map[uint16]bool // commands whose answers get lost
 	commands    map[uint16]int  // how often each was given
-	sent        uint64          // packets to the host
 }
 
 // connecting is an attempt to connect.
@@ -107,6 +107,9 @@ func (c *Controller) Dead(dead bool) { c.Change(func() { c.dead, c.mute = dead, 
 
 // Deaf has the controller hear no advertisement until the host begins a new scan.
 func (c *Controller) Deaf() { c.Change(func() { c.deaf = true }) }
+
+// Garble has all that the controller sends be cut short, until it is reset.
+func (c *Controller) Garble() { c.Change(func() { c.garbled = true }) }
 
 // LoseAnswers has the answers to a command get lost.
 func (c *Controller) LoseAnswers(op uint16, lose bool) {
@@ -200,10 +203,14 @@ func (c *Controller) reset() {
 }
 
 func (c *Controller) send(packet []byte) {
-	if c.rw != nil && !c.mute {
-		c.sent++
-		c.rw.Write(packet)
+	if c.rw == nil || c.mute {
+		return
 	}
+	if c.garbled {
+		// Too short for what it is, but with the length it says: the kernel lets it through.
+		packet = []byte{0x04, 0x3e, 1, 1}
+	}
+	c.rw.Write(packet)
 }
 
 func (c *Controller) event(code byte, params ...byte) {
@@ -217,7 +224,7 @@ func (c *Controller) take(b []byte) {
 		op := binary.LittleEndian.Uint16(b[1:])
 		c.commands[op]++
 		if op == 0x0c03 {
-			c.mute = c.dead
+			c.mute, c.garbled = c.dead, false
 		}
 		if !c.noAnswer[op] {
 			c.command(op, b[4:])

@@ -35,6 +35,7 @@ type follow struct {
 	follower  follower
 	gatewayID string
 	record    Ingest
+	start     uint64 // what lies below was published before the gateway was started
 
 	mu    sync.Mutex
 	last  uint64 // offset of the newest message that has readings in the journal
@@ -136,6 +137,7 @@ func newFollows(o Options, devices []*device) follows {
 	f := follows{o: o, saved: map[string]string{}}
 	for _, d := range devices {
 		if d.follow != nil && o.Feed != nil {
+			d.follow.start, _ = o.Feed.Next()
 			f.all = append(f.all, d.follow)
 		}
 	}

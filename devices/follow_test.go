@@ -159,12 +159,14 @@ func TestReadingsAreMadeOnceOverAKill(t *testing.T) {
 				accepted++
 			}
 		}
-		after := l.cut(end)
-		again := runs(t, boiler, after, &store{m: maps.Clone(first)})
-		after.await(t, fmt.Sprintf("killed at %d", end), accepted)
-		after.tell(accepted + 1)
-		after.await(t, fmt.Sprintf("killed at %d, then one more", end), accepted+1)
-		again()
+		t.Run(fmt.Sprintf("killed at %d", end), func(t *testing.T) {
+			t.Parallel()
+			after := l.cut(end)
+			runs(t, boiler, after, &store{m: maps.Clone(first)})
+			after.await(t, "started", accepted)
+			after.tell(accepted + 1)
+			after.await(t, "one more", accepted+1)
+		})
 	}
 }
 

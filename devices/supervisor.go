@@ -318,17 +318,19 @@ func (d *device) once(ctx context.Context, silent string) (frames bool, err erro
 	d.state.started()
 	defer d.here.set(false)
 	err = d.call(ctx, func(f codec.Frame) {
-		d.here.set(true)
 		d.watchers.frame(f)
 		good := len(f.Readings) > 0
-		if good {
-			frames = true
-			if alive != nil {
-				alive.Reset(d.common.ExpireAfter)
+		if !d.isPast(f) {
+			d.here.set(true)
+			if good {
+				frames = true
+				if alive != nil {
+					alive.Reset(d.common.ExpireAfter)
+				}
+				silent = ""
 			}
-			silent = ""
+			d.set(ctx, silent == "", silent)
 		}
-		d.set(ctx, silent == "", silent)
 		if f.Garbage != "" {
 			d.garbage(f.Garbage, f.Raw)
 			return
@@ -350,6 +352,12 @@ func (d *device) once(ctx context.Context, silent string) (frames bool, err erro
 		err = errors.New("the driver ended without a reason")
 	}
 	return frames, err
+}
+
+// isPast tells whether f says nothing of how the device is now: it was read late, from what was published before
+// the gateway was started.
+func (d *device) isPast(f codec.Frame) bool {
+	return f.From != nil && f.From.Offset < d.follow.start || f.Garbage == codec.Missed
 }
 
 // call runs the driver; its panic is its own end only.

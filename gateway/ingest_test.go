@@ -102,6 +102,23 @@ func TestNobodyWaitsMeansNoSync(t *testing.T) {
 	j.finish(nil)
 }
 
+func TestRecordTellsWithoutASync(t *testing.T) {
+	j := &heldJournal{}
+	g := New(Options{Journal: j})
+	for _, want := range []error{nil, ErrFull} {
+		told := []error{}
+		if err := g.Record(t.Context(), &Event{Topic: "a"}, func(err error) { told = append(told, err) }); err != nil {
+			t.Fatal(err)
+		}
+		if j.held[0].need != Written || len(told) != 0 {
+			t.Errorf("needs %v, told %v", j.held[0].need, told)
+		}
+		if j.finish(want); len(told) != 1 || told[0] != want {
+			t.Errorf("told %v, want %v", told, want)
+		}
+	}
+}
+
 func TestIngestWaitGivesUpWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()

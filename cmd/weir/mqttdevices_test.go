@@ -104,6 +104,9 @@ func TestMQTTDeviceKilled(t *testing.T) {
 	if got := w.history("plant1/plug/energy.power"); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("readings are lost or come twice: %v", got)
 	}
+	// What it said before the kill is no sign of it.
+	w.device("plug", "offline until it says something", func(d web.Device) bool { return !d.Up && strings.Contains(d.Reason, "nothing heard from it") })
+	plug.say(t, "tele/plug/LWT", "Online", true)
 	d := w.device("plug", "online", func(d web.Device) bool { return d.Up })
 	if fmt.Sprint(d.Settings) != "[power]" || d.Name != "Heater" {
 		t.Errorf("%+v", d)

@@ -35,8 +35,8 @@ type Frame struct {
 	Readings []Reading
 	Garbage  string // why Raw was no frame, one of the reasons; empty for readings
 	Raw      []byte // the first bytes of the garbage; valid only during the call it is handed to
-	// From is the event that Readings were decoded from, for a device that publishes to the gateway's
-	// own broker; nil for what came over a wire.
+	// From is the event that was decoded, for a device that publishes to the gateway's own broker; nil
+	// for what came over a wire.
 	From *gateway.Event
 }
 

@@ -68,8 +68,8 @@ type Command struct {
 	Step    float64
 }
 
-// New returns the driver of the device called id, whose readings and status go to topics that own matches.
-// Errors are KeyErrors.
+// New returns the driver of the device called id, whose readings and status go to topics that own matches. It is called
+// before the broker takes connections. Errors are KeyErrors.
 func New(id string, cfg Config, measurements map[string]codec.Measurement, own gateway.Filters, b *Broker) (*Driver, error) {
 	d := &Driver{id: id, broker: b, measurements: measurements, there: map[string]bool{}, commands: map[string]command{}}
 	for _, name := range slices.Sorted(maps.Keys(measurements)) {
@@ -79,6 +79,9 @@ func New(id string, cfg Config, measurements map[string]codec.Measurement, own g
 	}
 	if err := d.setProfile(cfg); err != nil {
 		return nil, err
+	}
+	if b.Next != nil {
+		d.start, _ = b.Next()
 	}
 	d.availability = d.profile.availability()
 	d.filters = slices.Clone(d.profile.filters())

@@ -118,18 +118,19 @@ func frames(t *testing.T, d *mqttdev.Driver) <-chan string {
 	t.Cleanup(func() { cancel(); <-ended })
 	go func() {
 		defer close(ended)
-		err := d.Run(ctx, func(f codec.Frame) {
-			text := "! " + f.Garbage
-			if f.Garbage == "" {
-				text = ""
-				for _, r := range f.Readings {
-					text += r.Name + "=" + r.Value + r.Unit + " "
+		for ctx.Err() == nil { // it ends while nothing is heard
+			d.Run(ctx, func(f codec.Frame) {
+				text := "! " + f.Garbage
+				if f.Garbage == "" {
+					text = ""
+					for _, r := range f.Readings {
+						text += r.Name + "=" + r.Value + r.Unit + " "
+					}
 				}
-			}
-			out <- strings.TrimSpace(text)
-		})
-		if ctx.Err() == nil {
-			out <- "ended: " + err.Error()
+				if text != "" {
+					out <- strings.TrimSpace(text)
+				}
+			})
 		}
 	}()
 	return out
@@ -143,6 +144,50 @@ func next(t *testing.T, out <-chan string) string {
 	case <-time.After(20 * time.Second):
 		t.Fatal("nothing came")
 		return ""
+	}
+}
+
+// A word that the device is there counts if it came after the gateway was started: who was there before a kill may never
+// say that it is not.
+func TestOldWordIsNoSign(t *testing.T) {
+	b := newBroker()
+	cfg := mqttdev.Config{Profile: "tasmota"}
+	run := func(d *mqttdev.Driver) (frames []codec.Frame, err error) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		err = d.Run(ctx, func(f codec.Frame) {
+			frames = append(frames, f)
+			if f.From == nil || f.From.Offset > 3 {
+				cancel()
+			}
+		})
+		return frames, err
+	}
+	b.say("tele/heater/LWT", "Online", true)
+	b.say("tele/heater/LWT", "Online", false)
+	b.say("tele/heater/SENSOR", `{"ENERGY":{"Power":1}}`, false)
+	d, err := mqttdev.New("heater", cfg, nil, nil, b.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Follow(2, gateway.Filters{gateway.MustFilter("#")})
+	if frames, err := run(d); len(frames) != 1 || frames[0].From.Offset != 3 || err == nil || !strings.Contains(err.Error(), "nothing heard from it") {
+		t.Errorf("%+v, %v", frames, err)
+	}
+	b.say("tele/heater/LWT", "Online", true)
+	if frames, err := run(d); len(frames) != 1 || len(frames[0].Readings) != 0 || !errors.Is(err, context.Canceled) {
+		t.Errorf("%+v, %v", frames, err)
+	}
+	b.say("tele/heater/LWT", "Offline", true)
+	if d, err = mqttdev.New("heater", cfg, nil, nil, b.options()); err != nil {
+		t.Fatal(err)
+	}
+	if frames, err := run(d); len(frames) != 0 || err == nil || err.Error() != "it is offline, says tele/heater/LWT" {
+		t.Errorf("%+v, %v", frames, err)
+	}
+	b.say("tele/heater/SENSOR", `{"ENERGY":{"Power":1}}`, false)
+	if frames, err := run(d); len(frames) != 1 || !errors.Is(err, context.Canceled) {
+		t.Errorf("%+v, %v", frames, err)
 	}
 }
 

@@ -59,6 +59,7 @@ type Driver struct {
 	measurements map[string]codec.Measurement
 	filters      gateway.Filters // everything to be read
 	commands     map[string]command
+	start        uint64 // what lies below was published to the gateway before it was started: no sign of life
 
 	mu    sync.Mutex
 	next  uint64 // messages below this offset are done with
@@ -142,9 +143,14 @@ func (d *Driver) begin(ctx context.Context, emit func(codec.Frame)) (next uint64
 			d.hear(e)
 		default:
 			readings, garbage := d.decode(e) // also where it is known: a profile may learn units from it
-			if !known.Match(e.Topic) && garbage == "" && len(readings) > 0 {
-				emit(codec.Frame{Readings: readings})
+			if known.Match(e.Topic) || garbage != "" || len(readings) == 0 {
+				continue
 			}
+			f := codec.Frame{Readings: readings}
+			if len(known) == 0 { // else later messages were read already
+				f.From = e
+			}
+			emit(f)
 		}
 		if ctx.Err() != nil {
 			return next, true
@@ -186,10 +192,10 @@ func (d *Driver) take(e *gateway.Event, emit func(codec.Frame)) {
 	readings, garbage := d.decode(e)
 	switch {
 	case garbage != "":
-		emit(codec.Frame{Garbage: garbage, Raw: e.Payload[:min(len(e.Payload), 64)]})
+		emit(codec.Frame{Garbage: garbage, Raw: e.Payload[:min(len(e.Payload), 64)], From: e})
 	case len(readings) > 0:
 		d.mu.Lock()
-		d.heard = true
+		d.heard = d.heard || e.Offset >= d.start
 		d.mu.Unlock()
 		emit(codec.Frame{Readings: readings, From: e})
 	}
@@ -224,12 +230,13 @@ func (d *Driver) decode(e *gateway.Event) (readings []codec.Reading, garbage str
 	return readings, ""
 }
 
-// hear takes in what an availability topic says.
+// hear takes in what an availability topic says. That the device was there before the gateway was killed says
+// nothing: every client connects anew, and says it again, or will not.
 func (d *Driver) hear(e *gateway.Event) {
 	on, known := d.profile.available(e.Topic, e.Payload)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !known {
+	if !known || on && e.Offset < d.start {
 		delete(d.there, e.Topic)
 		return
 	}

@@ -222,6 +222,9 @@ func TestSessionLimits(t *testing.T) {
 	c.ack(packets.Puback, 1, 0)
 	c.send(retain(publishPacket("y", 1, 2, "1")))
 	c.ack(packets.Puback, 2, codeQuota)
+	if got := r.b.Retained(gateway.Filters{gateway.MustFilter("#"), gateway.MustFilter("x"), gateway.MustFilter("y"), gateway.MustFilter("$SYS/#")}); len(got) != 1 || got[0].Topic != "x" || string(got[0].Payload) != "1" {
+		t.Errorf("retained: %+v", got)
+	}
 	c.send(retain(publishPacket("x", 1, 3, "2")))
 	c.ack(packets.Puback, 3, 0)
 	c.bye()

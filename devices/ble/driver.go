@@ -142,7 +142,8 @@ func (r *hearing) connected() {
 func (r *hearing) take(h heard) {
 	if r.gatt != nil {
 		r.gatt.near(h.report)
-	} else {
+	}
+	if r.gatt == nil || !r.gatt.visiting() {
 		r.connected()
 	}
 	found := false

@@ -70,7 +70,8 @@ type gatt struct {
 type attribute struct {
 	uuid   adv.UUID
 	name   string
-	words  []string // all that can be written, if it is not bytes or text
+	words  []string   // all that can be written, if it is not bytes or text
+	number *adv.Field // if that is a number
 	decode func(value []byte) ([]codec.Reading, error)
 	encode func(text string) ([]byte, error)
 }
@@ -157,8 +158,16 @@ func (a Attribute) compile(key string) (attribute, error) {
 		fields = []adv.Field{{Name: at.name, Type: "hex"}}
 	}
 	at.decode = decodeFields(fields)
+	if len(a.Fields) == 1 {
+		if _, _, _, ok := a.Fields[0].Number(); ok {
+			at.number, at.encode = &a.Fields[0], a.Fields[0].Encode
+		}
+	}
 	return at, nil
 }
+
+// visiting tells whether the device is connected to by itself.
+func (g *gatt) visiting() bool { return len(g.reads)+len(g.notifies) > 0 }
 
 // near notes that the device was heard, so that it can be connected to.
 func (g *gatt) near(r adv.Report) {
@@ -181,10 +190,13 @@ func (g *gatt) visits(ctx context.Context, radio Radio, addr adv.Addr, frames ch
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		timer.Reset(max(0, time.Until(g.next)))
+		due := timer.C
+		if timer.Reset(max(0, time.Until(g.next))); !g.visiting() {
+			due = nil // it is connected to when there is something to write
+		}
 		var first *order
 		select {
-		case <-timer.C:
+		case <-due:
 		case o := <-g.orders:
 			first = &o
 		case <-ctx.Done():
@@ -386,6 +398,10 @@ func (g *gatt) settings() (all []codec.Setting) {
 		if at.words != nil {
 			s.Form, s.Options = codec.Choice, at.words
 		}
+		if at.number != nil {
+			low, high, step, _ := at.number.Number()
+			s.Form, s.Min, s.Max, s.Step = codec.Numeric, &low, &high, step
+		}
 		all = append(all, s)
 	}
 	slices.SortFunc(all, func(a, b codec.Setting) int { return strings.Compare(a.Name, b.Name) })
@@ -394,13 +410,20 @@ func (g *gatt) settings() (all []codec.Setting) {
 
 // write hands an order to the goroutine of visits, and waits.
 func (g *gatt) write(ctx context.Context, name, value string) (string, error) {
-	i := slices.IndexFunc(g.writes, func(at attribute) bool { return at.name == name })
-	if i < 0 {
+	named := func(at attribute) bool { return at.name == name }
+	i := slices.IndexFunc(g.writes, named)
+	switch {
+	case i < 0 && (slices.ContainsFunc(g.reads, named) || slices.ContainsFunc(g.notifies, named)):
 		return "", gateway.Errorf(gateway.ErrDenied, "%q is not among gatt.write", name)
+	case i < 0:
+		return "", gateway.Errorf(gateway.ErrInvalid, "there is no %q among gatt.write", name)
 	}
 	b, err := g.writes[i].encode(value)
 	if err != nil {
 		return "", gateway.Errorf(gateway.ErrInvalid, "%w", err)
+	}
+	if ctx.Err() != nil {
+		return "", gateway.Errorf(gateway.ErrTransient, "too late: %w", ctx.Err())
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*g.timeout)
 	defer cancel()

@@ -73,7 +73,9 @@ func TestStation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []codec.Setting{{Name: "heart_rate_control", Form: codec.Choice, Options: []string{"reset"}}, {Name: "level", Form: codec.Text}}
+	want := []codec.Setting{{Name: "heart_rate_control", Form: codec.Choice, Options: []string{"reset"}}, {Name: "level", Form: codec.Numeric, Step: 0.1}}
+	low, high := 0.0, 25.5
+	want[1].Min, want[1].Max = &low, &high
 	if got := d.Settings(); !reflect.DeepEqual(got, want) || once.Settings() != nil {
 		t.Errorf("it can be set: %+v", got)
 	}
@@ -90,13 +92,13 @@ func TestStation(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if reply, err := d.Write(ctx, "level", "0x07"); err != nil || reply != "0.7" {
+	if reply, err := d.Write(ctx, "level", "0.7"); err != nil || reply != "0.7" {
 		t.Errorf("%q, %v", reply, err)
 	}
 	if reply, err := d.Write(ctx, "heart_rate_control", "reset"); err != nil || reply != "" {
 		t.Errorf("%q, %v", reply, err)
 	}
-	for name, want := range map[string]error{"battery": gateway.ErrDenied, "heart_rate_control": gateway.ErrInvalid} {
+	for name, want := range map[string]error{"battery": gateway.ErrDenied, "heart_rate_control": gateway.ErrInvalid, "level": gateway.ErrInvalid, "x": gateway.ErrInvalid} {
 		if _, err := d.Write(ctx, name, "full"); !errors.Is(err, want) {
 			t.Errorf("write %s: %v", name, err)
 		}
@@ -109,7 +111,7 @@ func TestStation(t *testing.T) {
 	lines.await("! unreachable")
 	ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if _, err := d.Write(ctx, "level", "0x08"); err == nil {
+	if _, err := d.Write(ctx, "level", "0.8"); err == nil {
 		t.Error("written to a device that is gone")
 	}
 }

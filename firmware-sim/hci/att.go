@@ -16,7 +16,8 @@ type Characteristic struct {
 	UUID       uint16
 	Properties byte // 0x02 read, 0x04 write command, 0x08 write, 0x10 notify, 0x20 indicate
 	Value      []byte
-	Error      byte // what a read is answered with, if not 0
+	Error      byte     // what a read is answered with, if not 0
+	Written    [][]byte // what was written, in order
 }
 
 // server is the attribute server of one connection (Core Specification Vol 3 Part F).
@@ -115,6 +116,7 @@ func (s *server) answer(b []byte) []byte {
 			return refuse(op, at.handle, 0x03)
 		default:
 			at.c.Value = bytes.Clone(b[3:])
+			at.c.Written = append(at.c.Written, at.c.Value)
 		}
 		if op == 0x52 {
 			return nil

@@ -1,6 +1,7 @@
 package adv
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"math"
@@ -350,4 +351,51 @@ func CheckFields(key string, fields []Field) error {
 		}
 	}
 	return nil
+}
+
+// Number tells whether f is one whole number and nothing beside it, which Encode can write, and its bounds and step.
+func (f Field) Number() (low, high, step float64, ok bool) {
+	k := kinds[f.Type]
+	if k.how != 'u' && k.how != 's' || k.bytes > 4 || f.At != 0 || f.Mask != 0 || f.Quotient != 0 || f.Remainder != 0 || f.Values != nil || len(f.When) > 0 {
+		return 0, 0, 0, false
+	}
+	low, high = 0, math.Exp2(float64(8*k.bytes))-1
+	if k.how == 's' {
+		low, high = -math.Exp2(float64(8*k.bytes-1)), math.Exp2(float64(8*k.bytes-1))-1
+	}
+	step = cmp.Or(f.Scale, 1) / cmp.Or(f.Div, 1)
+	low, high = low*step+f.Add, high*step+f.Add
+	low, high = min(low, high), max(low, high)
+	if f.Min != nil {
+		low = max(low, *f.Min)
+	}
+	if f.Max != nil {
+		high = min(high, *f.Max)
+	}
+	return low, high, math.Abs(step), true
+}
+
+// Encode is the other way round of reading: the bytes of a number. It must be a Number.
+func (f Field) Encode(text string) ([]byte, error) {
+	low, high, _, ok := f.Number()
+	x, err := strconv.ParseFloat(text, 64)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("%s cannot be written as a number", f.Name)
+	case err != nil || math.IsNaN(x):
+		return nil, fmt.Errorf("%q is no number", text)
+	case x < low || x > high:
+		return nil, fmt.Errorf("%s is not between %v and %v", text, low, high)
+	}
+	k := kinds[f.Type]
+	raw := int64(math.Round((x - f.Add) * cmp.Or(f.Div, 1) / cmp.Or(f.Scale, 1)))
+	b := make([]byte, k.bytes)
+	for i := range b {
+		at := i
+		if !k.little {
+			at = k.bytes - 1 - i
+		}
+		b[at] = byte(raw >> (8 * i))
+	}
+	return b, nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -305,6 +306,39 @@ func TestDocumentedFormats(t *testing.T) {
 	for id, o := range bthomeObjects {
 		if !strings.Contains(string(page), "`"+o.Name+"`") {
 			t.Errorf("it does not name %s, object %#02x of BTHome", o.Name, id)
+		}
+	}
+}
+
+// What Encode writes is what is read.
+func TestEncode(t *testing.T) {
+	most := 16.0
+	for _, c := range []struct {
+		f    Field
+		text string
+		want string // bytes, or "!" for an error
+	}{
+		{Field{}, "255", "ff"}, {Field{}, "256", "!"}, {Field{}, "-1", "!"}, {Field{}, "x", "!"}, {Field{}, "NaN", "!"},
+		{Field{Type: "s16le", Scale: 0.01}, "-12.34", "2efb"}, {Field{Type: "u24be", Add: -40}, "-30", "00000a"}, {Field{Type: "u8", Div: 4}, "2.5", "0a"},
+		{Field{Scale: 0.1, Max: &most}, "16.1", "!"}, {Field{Scale: 0.1, Max: &most}, "16", "a0"}, {Field{Scale: -1, Add: 10}, "3", "07"},
+		{Field{At: 1}, "1", "!"}, {Field{Type: "u64le"}, "1", "!"}, {Field{Mask: 3}, "1", "!"}, {Field{Type: "text"}, "1", "!"}, {Field{Values: map[string]string{"1": "on"}}, "1", "!"},
+	} {
+		c.f.Name = "x"
+		b, err := c.f.Encode(c.text)
+		got := fmt.Sprintf("%x", b)
+		if err != nil {
+			got = "!"
+		}
+		if got != c.want {
+			t.Errorf("%+v: %s is %s (%v), want %s", c.f, c.text, got, err, c.want)
+		}
+		if err == nil {
+			x, _ := strconv.ParseFloat(c.text, 64)
+			if v := Values(b, []Field{c.f}); len(v) != 1 {
+				t.Errorf("%s is not read", c.text)
+			} else if y, _ := strconv.ParseFloat(v[0].Value, 64); y != x {
+				t.Errorf("%s is read as %s", c.text, v[0].Value)
+			}
 		}
 	}
 }

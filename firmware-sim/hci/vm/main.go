@@ -31,7 +31,7 @@ var errSkip = errors.New("skipped")
 func main() {
 	kernel := flag.String("kernel", "", "`directory` with vmlinuz and modules")
 	pkg := flag.String("package", "./devices/ble", "`package` whose tests are run")
-	tests := flag.String("tests", "TestScanned,TestStation,TestCallsEnd,TestFaults,TestDeaf,TestAbsent,TestConformance,TestCycles,TestTaken", "the `tests`, which all must pass")
+	tests := flag.String("tests", "TestScanned,TestStation,TestCallsEnd,TestFaults,TestDeaf,TestAbsent,TestCycles,TestTaken", "the `tests`, which all must pass")
 	limit := flag.Duration("limit", 2*time.Minute, "after which the machine is switched off")
 	verbose := flag.Bool("v", false, "show all that the machine prints")
 	flag.Parse()

@@ -54,7 +54,7 @@ type Config struct {
 	// Retain keeps the retain flag of an event (keep, the default) or leaves it out (never).
 	Retain string `yaml:"retain"`
 
-	// Window is how many publishes may be in flight: 1 to 1000, default 128; the far end's
+	// Window is how many publishes may be in flight: 1 to 1000, default 512; the far end's
 	// Receive Maximum bounds it further.
 	Window int `yaml:"window"`
 	// Rate is how many publishes may go in a second; 0 does not limit them.
@@ -114,7 +114,7 @@ func New(c Config, gatewayID, uplink string, lane int, age func() time.Duration)
 			return nil, err
 		}
 	}
-	s.c.fill(Config{Version: "5", Topic: "{topic}", Format: "payload", Retain: "keep", Window: 128})
+	s.c.fill(Config{Version: "5", Topic: "{topic}", Format: "payload", Retain: "keep", Window: 512})
 	if err := s.check(); err != nil {
 		return nil, err
 	}

@@ -36,7 +36,8 @@ type Driver interface {
 	Run(ctx context.Context, emit func(codec.Frame)) error
 }
 
-// Wire is a driver whose device sends a stream of bytes, which can be recorded and played. It is optional.
+// Wire is a driver of which can be recorded, and played, what goes over the wire: bytes of a line as they come, requests and
+// answers on a bus, advertisements, messages. It is optional; codec.Taps is a half of it.
 type Wire interface {
 	// Tap has f called with what comes from the device and what is sent to it, until release is called. F must
 	// neither block nor keep what it is given.

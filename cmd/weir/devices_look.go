@@ -176,8 +176,8 @@ func recordCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "record DEVICE FILE",
 		Short: "Record what goes over a device's wire",
-		Long: `Write the bytes that a serial device sends, and those that it is sent, to a file as they come, with
-their time. The gateway reads on and does not notice. The file is text; weir devices play decodes it. It ends after
+		Long: `Write what a device sends, and what it is sent, to a file as it comes, with its time: bytes of a serial
+line, requests and answers on a bus, advertisements, messages. The gateway reads on and does not notice. The file is text; weir devices play decodes it. It ends after
 --for, or when the command is interrupted.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 config invalid, 4 gateway not reachable.`,

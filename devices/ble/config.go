@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weir-iot/weir/devices/ble/adv"
+	"github.com/weir-iot/weir/devices/codec"
 	"github.com/weir-iot/weir/gateway"
 )
 
@@ -45,16 +46,17 @@ const (
 
 // Driver hears one device.
 type Driver struct {
-	air      *Air
-	addr     adv.Addr
-	named    bool   // by addr, else by id
-	id       string // as in adv.Result.ID
-	format   string
-	keyed    bool
-	presence time.Duration
-	dedup    time.Duration
-	signal   bool
-	gatt     *gatt // nil if nothing is read
+	codec.Taps // of what it advertises
+	air        *Air
+	addr       adv.Addr
+	named      bool   // by addr, else by id
+	id         string // as in adv.Result.ID
+	format     string
+	keyed      bool
+	presence   time.Duration
+	dedup      time.Duration
+	signal     bool
+	gatt       *gatt // nil if nothing is read
 }
 
 // New returns a driver for the device that cfg describes, heard in a. Expire is the device's expire_after, or 0. Errors are

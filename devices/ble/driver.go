@@ -47,7 +47,7 @@ func (d *Driver) Run(ctx context.Context, emit func(codec.Frame)) error {
 		cancel(nil)
 		visiting.Wait()
 	}()
-	r := &hearing{Driver: d, emit: emit, last: map[string]said{}, frames: make(chan codec.Frame)}
+	r := &hearing{Driver: d, emit: emit, last: map[string]said{}, gatt: d.gatt, frames: make(chan codec.Frame)}
 	if d.gatt != nil {
 		visiting.Go(func() {
 			if err := d.gatt.visits(ctx, d.air.radio, d.addr, r.frames); err != nil {
@@ -82,6 +82,7 @@ type hearing struct {
 	up     bool
 	there  bool            // as presence was told last
 	last   map[string]said // by format
+	gatt   *gatt           // the driver's; nil while a recording is played
 	frames chan codec.Frame
 }
 
@@ -103,6 +104,7 @@ func (r *hearing) run(ctx context.Context, air *airing, queue <-chan heard) erro
 	for {
 		select {
 		case h := <-queue:
+			r.Tell(false, wireOf(h.report))
 			if timer != nil {
 				timer.Reset(r.presence)
 				if !r.there {

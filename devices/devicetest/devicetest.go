@@ -154,6 +154,48 @@ func Conformance(t *testing.T, makeRig func(t *testing.T) *Rig) {
 			r.end()
 		}
 	})
+	run("what was recorded is played", func(t *testing.T, rig *Rig) {
+		wire, ok := rig.Driver.(devices.Wire)
+		if !ok {
+			t.Skip("it has no wire")
+		}
+		var mu sync.Mutex
+		var chunks []codec.Chunk
+		began := time.Now()
+		release := wire.Tap(func(sent bool, p []byte) {
+			mu.Lock()
+			defer mu.Unlock()
+			chunks = append(chunks, codec.Chunk{At: time.Since(began), Sent: sent, Bytes: slices.Clone(p)})
+		})
+		r := start(t, rig, nil)
+		r.next()
+		r.settle()
+		for n := 1; n <= 10; n++ {
+			rig.Say(n)
+			r.await(n)
+		}
+		release()
+		mu.Lock()
+		recorded := slices.Clone(chunks)
+		mu.Unlock()
+		rig.Say(11)
+		r.await(11)
+		r.end()
+		var played []string
+		wire.Play(recorded, func(f codec.Frame) {
+			for _, v := range f.Readings {
+				if v.Name == "seq" && v.Value != "0" && !slices.Contains(played, v.Value) {
+					played = append(played, v.Value)
+				}
+			}
+		})
+		if got := strings.Join(played, " "); got != "1 2 3 4 5 6 7 8 9 10" {
+			t.Errorf("played %s of %d chunks", got, len(recorded))
+		}
+		for _, c := range recorded { // cut short anywhere, it plays on
+			wire.Play([]codec.Chunk{{Sent: c.Sent, Bytes: c.Bytes[:len(c.Bytes)/2]}, {Bytes: c.Bytes[len(c.Bytes)/2:]}}, func(codec.Frame) {})
+		}
+	})
 	conformWriter(func(name string, test func(*testing.T, *Rig)) {
 		run("commands: "+name, func(t *testing.T, rig *Rig) {
 			w, writes := rig.Driver.(devices.Writer)

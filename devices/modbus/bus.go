@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/weir-iot/weir/devices/codec"
 	"github.com/weir-iot/weir/devices/serial/port"
 	"github.com/weir-iot/weir/gateway"
 )
@@ -57,6 +58,25 @@ type Bus struct {
 	opening chan struct{} // closed when an attempt to open is over
 	failed  error         // how the last one ended
 	units   map[byte]*unit
+	taps    map[byte]*codec.Taps // by unit; filled before anything runs
+}
+
+// tap is what listens to the exchanges with a slave.
+func (b *Bus) tap(unit byte) *codec.Taps {
+	if b.taps[unit] == nil {
+		if b.taps == nil {
+			b.taps = map[byte]*codec.Taps{}
+		}
+		b.taps[unit] = new(codec.Taps)
+	}
+	return b.taps[unit]
+}
+
+// overheard tells who listens to a slave. It is called by a link.
+func (b *Bus) overheard(unit byte, sent bool, p []byte) {
+	if t := b.taps[unit]; t != nil {
+		t.Tell(sent, p)
+	}
 }
 
 // unit is what a bus knows about one slave.
@@ -269,7 +289,7 @@ func (b *Bus) use(ctx context.Context) (*session, error) {
 		b.mu.Lock()
 		if b.failed = err; err == nil {
 			b.link = newLink(s, b.framing(), b.timing)
-			b.link.late = b.paid
+			b.link.late, b.link.tell = b.paid, b.overheard
 		}
 		close(b.opening)
 		b.opening = nil

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/weir-iot/weir/devices/codec"
 	"github.com/weir-iot/weir/gateway"
 )
 
@@ -43,21 +44,22 @@ const (
 
 // Driver reads one slave.
 type Driver struct {
-	bus       *Bus
-	unit      byte
-	registers []*register
-	sunspec   bool
-	limits    limits
-	defaults  defaults
-	changed   chan struct{} // something was written: read again
-	writing   chan struct{} // who has put something in may write: what is read back must be one's own
+	*codec.Taps // of its exchanges on the bus
+	bus         *Bus
+	unit        byte
+	registers   []*register
+	sunspec     bool
+	limits      limits
+	defaults    defaults
+	changed     chan struct{} // something was written: read again
+	writing     chan struct{} // who has put something in may write: what is read back must be one's own
 }
 
 // New returns a driver for the device that cfg describes, on bus. Expire is after how long
 // without a reading it counts as down, 0 for never: values are then reported often enough. Errors
 // are gateway.KeyErrors. Nothing is opened before Run.
 func New(cfg Config, bus *Bus, expire time.Duration) (*Driver, error) {
-	d := &Driver{bus: bus, unit: byte(cfg.UnitID), sunspec: cfg.SunSpec, changed: make(chan struct{}, 1), writing: make(chan struct{}, 1)}
+	d := &Driver{Taps: bus.tap(byte(cfg.UnitID)), bus: bus, unit: byte(cfg.UnitID), sunspec: cfg.SunSpec, changed: make(chan struct{}, 1), writing: make(chan struct{}, 1)}
 	first, last := 1, 247
 	if bus.timing.char == 0 {
 		first, last = 0, 255

@@ -156,7 +156,7 @@ func (r *reader) poll(ctx context.Context, b *block) ([]*block, error) {
 	}
 	var readings []codec.Reading
 	for _, reg := range b.registers {
-		readings = r.report(readings, reg, reg.decode(b.words(read, reg), 0))
+		readings = r.report(readings, reg, reg.decode(b.words(read, reg), 0), time.Now())
 	}
 	r.frame(readings)
 	return []*block{b}, nil
@@ -215,9 +215,8 @@ func (r *reader) frame(readings []codec.Reading) {
 	}
 }
 
-// report appends v to readings unless it is not worth telling.
-func (r *reader) report(readings []codec.Reading, reg *register, v value) []codec.Reading {
-	now := time.Now()
+// report appends v, as it is now, to readings unless it is not worth telling.
+func (r *reader) report(readings []codec.Reading, reg *register, v value, now time.Time) []codec.Reading {
 	if last, told := r.last[reg]; reg.deadband != nil && told && now.Before(last.at.Add(reg.maxInterval)) &&
 		v.quality == last.quality && (v.text == last.text || math.Abs(v.number-last.number) < *reg.deadband) {
 		return readings

@@ -43,6 +43,7 @@ type link struct {
 
 	echo echo
 	late func(in []byte) // is shown what came that was no answer
+	tell func(unit byte, sent bool, p []byte)
 }
 
 // echo tells whether the line brings back what we send, as two-wire adapters do whose receiver
@@ -66,7 +67,7 @@ func newLink(s stream, f framing, t timing) *link {
 	l := &link{
 		stream: s, framing: f, timing: t,
 		wake: make(chan struct{}, 1), lost: make(chan struct{}), ended: make(chan struct{}),
-		late: func([]byte) {},
+		late: func([]byte) {}, tell: func(byte, bool, []byte) {},
 	}
 	if t.char == 0 {
 		l.echo = silent
@@ -153,6 +154,7 @@ func (l *link) exchange(ctx context.Context, unit byte, r request) (pdu, garbage
 		l.fail(err)
 		return nil, nil, l.reason()
 	}
+	l.tell(unit, true, frame)
 	// Write has only handed the bytes to the kernel; on the line they take their time, and so
 	// does the answer.
 	line := time.Duration(len(frame)+r.answerSize()+3) * l.timing.char
@@ -171,9 +173,9 @@ func (l *link) exchange(ctx context.Context, unit byte, r request) (pdu, garbage
 		select {
 		case <-l.wake:
 		case <-spoilt:
-			return l.giveUp(frame, r)
+			return l.giveUp(unit, frame, r)
 		case <-limit.C:
-			return l.giveUp(frame, r)
+			return l.giveUp(unit, frame, r)
 		case <-l.lost:
 			return nil, nil, l.reason()
 		case <-ctx.Done():
@@ -224,6 +226,7 @@ func (l *link) look(unit byte, r request, sent []byte) (pdu, garbage []byte, ful
 	found, before, err := l.framing.find(in, unit, r)
 	switch {
 	case err != nil:
+		l.tell(unit, false, l.in)
 		err = fmt.Errorf("%w%s", err, hint(guess(l.in, sent, l.framing)))
 		garbage, l.in = l.in, nil
 		if errors.Is(err, errNoMBAP) && l.err == nil { // where the next frame begins, nobody knows
@@ -240,6 +243,7 @@ func (l *link) look(unit byte, r request, sent []byte) (pdu, garbage []byte, ful
 	if _, tcp := l.framing.(*mbap); !tcp { // there, what stands before is late answers
 		garbage = in[:before]
 	}
+	l.tell(unit, false, l.in)
 	l.in = nil // whatever follows an answer is noise
 	l.last = time.Now()
 	if found[0]&exceptionFlag != 0 {
@@ -253,9 +257,10 @@ func (r request) echoed() bool {
 	return r[0] == writeCoil || r[0] == writeRegister || r[0] == maskWrite || r[0] == diagnostics
 }
 
-func (l *link) giveUp(sent []byte, r request) (pdu, garbage []byte, err error) {
+func (l *link) giveUp(unit byte, sent []byte, r request) (pdu, garbage []byte, err error) {
 	l.mu.Lock()
 	seen := l.in
+	l.tell(unit, false, seen)
 	l.in = nil
 	if l.echo == unknown && !r.echoed() {
 		l.echo = silent

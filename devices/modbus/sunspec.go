@@ -248,7 +248,7 @@ func (r *reader) pollModel(ctx context.Context, m *model) error {
 		if v.quality == gateway.Bad || v.text == "" { // the device has no such point
 			continue
 		}
-		readings = r.report(readings, reg, v)
+		readings = r.report(readings, reg, v, time.Now())
 	}
 	r.frame(readings)
 	return nil

@@ -52,6 +52,7 @@ const lookAround = 30 * time.Second
 
 // Driver reads one device.
 type Driver struct {
+	codec.Taps
 	id           string
 	broker       *Broker
 	profile      profile
@@ -60,6 +61,8 @@ type Driver struct {
 	filters      gateway.Filters // everything to be read
 	commands     map[string]command
 	start        uint64 // what lies below was published to the gateway before it was started: no sign of life
+
+	decoding sync.Mutex // a profile learns from what it decodes
 
 	mu    sync.Mutex
 	next  uint64 // messages below this offset are done with
@@ -180,29 +183,42 @@ func (d *Driver) take(e *gateway.Event, emit func(codec.Frame)) {
 	if d.broker.Own(e.Origin.Via) {
 		return
 	}
+	d.Tell(false, wireOf(e))
 	if slices.Contains(d.availability, e.Topic) {
 		if d.hear(e); d.isThere() {
 			emit(codec.Frame{})
 		}
 		return
 	}
-	if len(e.Payload) == 0 { // takes back what was retained
+	f, ok := d.frame(e)
+	if !ok {
 		return
 	}
-	readings, garbage := d.decode(e)
-	switch {
-	case garbage != "":
-		emit(codec.Frame{Garbage: garbage, Raw: e.Payload[:min(len(e.Payload), 64)], From: e})
-	case len(readings) > 0:
+	if f.Garbage == "" {
 		d.mu.Lock()
 		d.heard = d.heard || e.Offset >= d.start
 		d.mu.Unlock()
-		emit(codec.Frame{Readings: readings, From: e})
 	}
+	f.From = e
+	emit(f)
+}
+
+// frame is what a message says, if it says anything.
+func (d *Driver) frame(e *gateway.Event) (f codec.Frame, ok bool) {
+	if len(e.Payload) == 0 { // takes back what was retained
+		return f, false
+	}
+	readings, garbage := d.decode(e)
+	if garbage != "" {
+		return codec.Frame{Garbage: garbage, Raw: e.Payload[:min(len(e.Payload), 64)]}, true
+	}
+	return codec.Frame{Readings: readings}, len(readings) > 0
 }
 
 // decode returns the readings of e, with units and times.
 func (d *Driver) decode(e *gateway.Event) (readings []codec.Reading, garbage string) {
+	d.decoding.Lock()
+	defer d.decoding.Unlock()
 	garbage = d.profile.decode(e.Topic, e.Payload, func(r codec.Reading) {
 		r.Name = codec.CleanName(r.Name)
 		readings = append(readings, r)

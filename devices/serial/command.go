@@ -201,7 +201,7 @@ func (d *Driver) Write(ctx context.Context, name, value string) (string, error) 
 	if d.partial {
 		wire = append(d.codec.Resume(), wire...)
 	}
-	d.tell(true, wire)
+	d.Tell(true, wire)
 	err = l.Send(ctx, wire)
 	if d.partial = err != nil; d.partial {
 		return "", gateway.Errorf(gateway.ErrTransient, "port %s: %w", d.port, err)

@@ -17,7 +17,7 @@ import (
 
 // Driver reads one port.
 type Driver struct {
-	taps
+	codec.Taps
 	port     *port.Port
 	codec    *codec.Codec
 	commands map[string]*command
@@ -68,7 +68,7 @@ func (d *Driver) read(ctx context.Context, p *port.Line, emit func(codec.Frame))
 		s, err = d.stream(), nil
 	}
 	for ctx.Err() == nil {
-		d.tell(false, buf[:n])
+		d.Tell(false, buf[:n])
 		s.Feed(buf[:n], emit)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):

@@ -39,12 +39,15 @@ func (c *OSClock) Mono() time.Duration {
 		}
 	}
 	var ts unix.Timespec
+	asked := time.Now()
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil { // since Linux 2.6.39
 		return time.Since(started)
 	}
-	r := &uptime{time.Duration(ts.Nano()), time.Now()} // in this order, so that it never runs ahead
-	c.read.Store(r)
-	return r.mono
+	u := &uptime{time.Duration(ts.Nano()), time.Now()} // in this order, so that it never runs ahead
+	if u.at.Sub(asked) < readEvery/10 {                // else we were held up in between, and it would lag by as much
+		c.read.Store(u)
+	}
+	return u.mono
 }
 
 var started = time.Now()

@@ -61,7 +61,7 @@ func measureDrain(ctx context.Context, b *bench) ([]result, error) {
 		all = append(all, result{
 			fmt.Sprintf("drain of %d events; far end: %s", b.outage, far.name), ">= 2 x mosquitto's bridge",
 			fmt.Sprintf("%.2f x: %.0f events/s", ratio(each(weir, rate), each(other, rate)), median(each(weir, rate))),
-			fmt.Sprintf("mosquitto's bridge: %.0f events/s; a sender without work: %.2f x", median(each(other, rate)), ratio(ceilings, each(other, rate))),
+			fmt.Sprintf("mosquitto's bridge: %.0f events/s; all that it takes: %.2f x", median(each(other, rate)), ratio(ceilings, each(other, rate))),
 		}, result{"intake p99 meanwhile", "<= 1.5 x before", hurt(weir), "mosquitto, which stores nothing: " + hurt(other)})
 	}
 	return all, nil

@@ -39,6 +39,7 @@ type common struct {
 	Area        string        // where it is, for people: a room, a hall, a field
 	Topic       string        // default: {site}/{device}/{measurement}
 	ExpireAfter time.Duration `yaml:"expire_after"` // a device silent for so long is down and started again; 0: never
+	Retain      bool          // whether readings are retained, so that who subscribes later sees the last
 	Discovery   *bool         // whether Home Assistant is told of it, if it is told at all; default true
 	complete    bool          // the names of its measurements are all known beforehand
 	// CommandTimeout is how long a command may wait and take that does not say so itself; default 10 s.

@@ -99,8 +99,10 @@ func (s *Supervisor) tidy(ctx context.Context) {
 	if s.discovery != nil {
 		now = s.discovery.topics()
 	}
+	keeps := map[string]bool{} // devices whose readings are retained, on topics that may not be known yet
 	for _, d := range s.devices {
 		now[d.state.status.Topic] = d.id
+		keeps[d.id] = d.common.Retain
 	}
 	old := map[string]string{}
 	err := s.state.Each(noticesBucket, "", func(topic string, device []byte) error {
@@ -114,7 +116,7 @@ func (s *Supervisor) tidy(ctx context.Context) {
 		}
 	}
 	for _, topic := range slices.Sorted(maps.Keys(old)) {
-		if now[topic] != "" || err != nil {
+		if now[topic] != "" || keeps[old[topic]] || err != nil {
 			continue
 		}
 		if err = s.takeBack(ctx, topic, old[topic]); err == nil {
@@ -145,6 +147,9 @@ func (s *Supervisor) takeBack(ctx context.Context, topic, device string) error {
 
 // remember says of which device there is something on which topics.
 func (s *Supervisor) remember(topics map[string]string) error {
+	if s.state == nil {
+		return nil
+	}
 	changes := map[string][]byte{}
 	for topic, device := range topics {
 		changes[topic] = []byte(device)

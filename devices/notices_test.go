@@ -187,6 +187,45 @@ func TestNothingIsRetainedForADeviceThatIsGone(t *testing.T) {
 	}
 }
 
+// Readings are retained where that is asked for, and taken back when it is not any more, or the device is gone.
+func TestReadingsAreRetained(t *testing.T) {
+	state := memory{}
+	j := newJournal()
+	start := func(retain bool, ids ...string) {
+		s := &Supervisor{ingest: j.Ingest, state: state, log: quiet}
+		for _, id := range ids {
+			d := fake(t, driverFunc(func(ctx context.Context, emit func(codec.Frame)) error {
+				emit(reading("x", "1"))
+				emit(reading("x", "2"))
+				return errors.New("end")
+			}), j.Ingest)
+			d.id, d.state.status.Topic, d.common.Retain, d.remember = id, statusTopic("s", id), retain, s.remember
+			d.topic, _ = newTemplate(defaultTopic, "s", id, id, "")
+			s.devices = append(s.devices, d)
+		}
+		s.tidy(t.Context())
+		for _, d := range s.devices {
+			d.once(t.Context(), "")
+		}
+	}
+	said := func(want ...string) {
+		t.Helper()
+		got := slices.DeleteFunc(j.said(), func(s string) bool { return strings.Contains(s, "/status ") })
+		if !slices.Equal(got, want) {
+			t.Errorf("said %q, want %q", got, want)
+		}
+	}
+	start(true, "a", "b")
+	said("s/a/x 1", "s/a/x 2", "s/b/x 1", "s/b/x 2")
+	start(true, "a") // what a retains stands although nothing has come from it yet
+	said("s/b/x ", "s/a/x 1", "s/a/x 2")
+	start(false, "a")
+	said("s/a/x ")
+	if len(j.events) != 2 || state["devices|s/a/x"] != "" {
+		t.Errorf("%d readings, and it remembers %v", len(j.events), state)
+	}
+}
+
 // A device cannot write over its own status by sending something of that name.
 func TestReadingIsNotTakenForTheStatus(t *testing.T) {
 	j := newJournal()

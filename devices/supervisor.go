@@ -88,6 +88,8 @@ type device struct {
 	news         atomic.Bool          // there is something to tell
 	told         map[string]component // that was told last; the discoverer's
 	follow       *follow              // nil: nothing of it comes through the journal
+	kept         map[string]bool      // topics of readings of which State knows that they are retained
+	remember     func(topics map[string]string) error
 	ingest       Ingest
 	log          *slog.Logger
 	observe      gateway.Observer
@@ -125,6 +127,7 @@ func New(o Options) (*Supervisor, error) {
 			errs = append(errs, err)
 			continue
 		}
+		d.remember = s.remember
 		s.devices = append(s.devices, d)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -394,6 +397,7 @@ func (d *device) take(ctx context.Context, f codec.Frame) error {
 			Origin:  d.origin(),
 			Source:  r.Source,
 			Quality: r.Quality,
+			Retain:  d.common.Retain && d.keep(topic),
 		}
 		if r.Unit != "" {
 			e.UserProperties = []gateway.UserProperty{{Key: "unit", Value: r.Unit}}
@@ -410,6 +414,22 @@ func (d *device) take(ctx context.Context, f codec.Frame) error {
 		}
 	}
 	return failed
+}
+
+// keep has State know that something is retained on topic before it is, and tells whether it does. Else it might stay for ever.
+func (d *device) keep(topic string) bool {
+	if d.kept[topic] {
+		return true
+	}
+	if err := d.remember(map[string]string{topic: d.id}); err != nil {
+		d.log.Warn("a reading is not retained, because it cannot be remembered that it is", "topic", topic, "error", err)
+		return false
+	}
+	if d.kept == nil {
+		d.kept = map[string]bool{}
+	}
+	d.kept[topic] = true
+	return true
 }
 
 func (d *device) origin() gateway.Origin { return gateway.Origin{Via: via(d.kind), ID: d.id} }

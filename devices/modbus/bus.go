@@ -58,24 +58,19 @@ type Bus struct {
 	opening chan struct{} // closed when an attempt to open is over
 	failed  error         // how the last one ended
 	units   map[byte]*unit
-	taps    map[byte]*codec.Taps // by unit; filled before anything runs
+	taps    sync.Map // of *codec.Taps, by unit
 }
 
 // tap is what listens to the exchanges with a slave.
 func (b *Bus) tap(unit byte) *codec.Taps {
-	if b.taps[unit] == nil {
-		if b.taps == nil {
-			b.taps = map[byte]*codec.Taps{}
-		}
-		b.taps[unit] = new(codec.Taps)
-	}
-	return b.taps[unit]
+	t, _ := b.taps.LoadOrStore(unit, new(codec.Taps))
+	return t.(*codec.Taps)
 }
 
-// overheard tells who listens to a slave. It is called by a link.
+// overheard tells who listens to a slave. It is called by a link, which holds its lock.
 func (b *Bus) overheard(unit byte, sent bool, p []byte) {
-	if t := b.taps[unit]; t != nil {
-		t.Tell(sent, p)
+	if t, ok := b.taps.Load(unit); ok {
+		t.(*codec.Taps).Tell(sent, p)
 	}
 }
 

@@ -230,12 +230,14 @@ func TestRefusedReadingsOfAMessageWait(t *testing.T) {
 	go func() { defer close(ended); s.Run(ctx) }()
 	defer func() { cancel(); <-ended }()
 	l.publish("tele/boiler/LWT", "Online", nil)
-	for len(l.readings()) == 0 {
-		l.tell(1)
-		time.Sleep(5 * time.Millisecond)
-		if n := len(l.readings()); n > 1 {
-			t.Fatalf("%d readings while the journal refuses", n)
+	for end := time.Now().Add(20 * time.Second); len(l.readings()) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nothing is read")
 		}
+		l.tell(1)
+	}
+	if n := len(l.readings()); n > 1 {
+		t.Fatalf("%d readings while the journal refuses", n)
 	}
 	close(refuse)
 	for end := time.Now().Add(20 * time.Second); len(l.readings()) < 3; time.Sleep(5 * time.Millisecond) {

@@ -184,11 +184,18 @@ func (e *ear) expect(want ...string) {
 }
 
 func TestDedup(t *testing.T) {
+	const window = 50 * time.Millisecond
 	e := newEar(t, AirConfig{})
-	e.device("a", Config{Address: thermometer.String(), Dedup: 50 * time.Millisecond})
+	e.device("a", Config{Address: thermometer.String(), Dedup: window})
+	began := time.Now()
 	e.first("a", report(thermometer, hci.BTHome(1, 20)))
-	time.Sleep(60 * time.Millisecond) // the window
-	e.hears(one(report(thermometer, hci.BTHome(1, 20))), "a temperature=20.00")
+	eventually(t, "the same is not told again", func() bool {
+		e.hear(report(thermometer, hci.BTHome(1, 20)))
+		return len(e.out) > 0
+	})
+	if took, line := time.Since(began), e.line(); took < window || line != "a temperature=20.00" {
+		t.Errorf("%q, told again after %v; the window is %v", line, took, window)
+	}
 	if d, err := New(Config{Address: other.String()}, newEar(t, AirConfig{}).air, 10*time.Second); err != nil || d.dedup != 5*time.Second {
 		t.Errorf("a device that expires after 10 s is told every %v, %v", d.dedup, err)
 	}

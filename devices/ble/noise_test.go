@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,21 +74,9 @@ func TestNoise(t *testing.T) {
 			}
 			slowest = max(slowest, time.Since(began))
 		}
-		event := slices.Clone(events[random.IntN(len(events))])
-		for range random.IntN(4) {
-			switch i := random.IntN(len(event)); random.IntN(4) {
-			case 0:
-				event[i] = byte(random.Uint32())
-			case 1:
-				event[i] ^= 1 << random.IntN(8)
-			case 2:
-				event = append(event[:i], event[min(len(event)-1, i+random.IntN(4)):]...)
-			case 3:
-				event = slices.Concat(event[:i], events[random.IntN(len(events))])
-			}
-			if len(event) == 0 {
-				event = []byte{4}
-			}
+		event := hci.Spoil(random, events[random.IntN(len(events))], events)
+		if len(event) == 0 {
+			event = []byte{4}
 		}
 		event[0] = 4
 		if len(event) > 1 && event[1] == 0x10 { // a fault of the hardware is believed

@@ -204,7 +204,7 @@ func senmlName(name string) bool {
 }
 
 // senmlTime is when it was measured, RFC 8428, 4.5.3: numbers below 2^28 are seconds from now.
-// It is zero for now.
+// It is the zero time if that is this moment, or nothing is said.
 func senmlTime(base, t string, now time.Time) (time.Time, bool) {
 	seconds := 0.0
 	for _, text := range []string{base, t} {

@@ -499,6 +499,21 @@ func (r *runner) ends() error {
 	return r.err
 }
 
+// Served runs what it is sent, one after the other until t ends, in a goroutine that is there before the suite looks for
+// leaks: for the far end of a Rig.
+func Served(t *testing.T) (serve chan<- func()) {
+	work := make(chan func())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for f := range work {
+			f()
+		}
+	}()
+	t.Cleanup(func() { close(work); <-done })
+	return work
+}
+
 // Recorded is what the device said in a recording (weir devices record), for Play.
 func Recorded(t *testing.T, file string) (wire []byte) {
 	t.Helper()

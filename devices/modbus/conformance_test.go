@@ -62,23 +62,8 @@ func newSlave() (slave *modbusslave.Slave, told func() []string) {
 	}
 }
 
-// served runs serve, one after the other, in a goroutine that is there before the suite looks for
-// leaks.
-func served(t *testing.T) (serve chan<- func()) {
-	work := make(chan func())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for f := range work {
-			f()
-		}
-	}()
-	t.Cleanup(func() { close(work); <-done })
-	return work
-}
-
 func TestConformanceRTU(t *testing.T) {
-	serve := served(t)
+	serve := devicetest.Served(t)
 	devicetest.Conformance(t, func(t *testing.T) *devicetest.Rig {
 		link := filepath.Join(t.TempDir(), "rs485")
 		slave, told := newSlave()
@@ -115,7 +100,7 @@ func TestConformanceTCP(t *testing.T) {
 }
 
 func conformanceTCP(t *testing.T, framing string, one func(*modbusslave.Line, io.ReadWriter) error, noise modbusslave.Habit) {
-	serve := served(t)
+	serve := devicetest.Served(t)
 	devicetest.Conformance(t, func(t *testing.T) *devicetest.Rig {
 		slave, told := newSlave()
 		line := &modbusslave.Line{Slaves: map[byte]*modbusslave.Slave{3: slave}}

@@ -195,25 +195,10 @@ func (b *bench) send(wire []byte) {
 	}
 }
 
-// served runs what it is sent, one after the other, in a goroutine that is there before the suite looks for
-// leaks.
-func served(t *testing.T) chan<- func() {
-	work := make(chan func())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for f := range work {
-			f()
-		}
-	}()
-	t.Cleanup(func() { close(work); <-done })
-	return work
-}
-
 func TestConformance(t *testing.T) {
 	for name, l := range map[string]language{"lines": lines, "cobs": cobs, "length": lengths} {
 		t.Run(name, func(t *testing.T) {
-			serve := served(t)
+			serve := devicetest.Served(t)
 			devicetest.Conformance(t, func(t *testing.T) *devicetest.Rig { return newBench(t, l, serve).Rig })
 		})
 	}
@@ -221,7 +206,7 @@ func TestConformance(t *testing.T) {
 
 // What a weather station sends over a bad contact.
 func TestPlayback(t *testing.T) {
-	b := newBench(t, lines, served(t))
+	b := newBench(t, lines, devicetest.Served(t))
 	got := devicetest.Play(t, b.Rig, b.send, devicetest.Recorded(t, "testdata/weather.rec"), "end=1")
 	want, err := os.ReadFile("testdata/weather.frames")
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/weir-iot/weir/devices/codec"
+	"github.com/weir-iot/weir/firmware-sim/hci"
 )
 
 // seeds calls add with everything the vectors have on the air.
@@ -270,19 +271,7 @@ func TestNoise(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	heard := 0
 	for range rounds {
-		event := slices.Clone(events[random.IntN(len(events))])
-		for range random.IntN(4) {
-			switch i := random.IntN(len(event)); random.IntN(4) {
-			case 0:
-				event[i] = byte(random.Uint32())
-			case 1:
-				event[i] ^= 1 << random.IntN(8)
-			case 2:
-				event = append(event[:i], event[min(len(event)-1, i+random.IntN(4)):]...)
-			case 3:
-				event = slices.Concat(event[:i], events[random.IntN(len(events))])
-			}
-		}
+		event := hci.Spoil(random, events[random.IntN(len(events))], events)
 		reports, _ := ParseEvent(event)
 		for _, r := range reports {
 			if whole, ok := a.Add(r); ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +25,9 @@ var (
 // broker is a journal in memory with what is retained.
 type broker struct {
 	hub *gateway.Hub
+
+	order sync.Mutex                         // events are released in order
+	heard func(topic string, payload []byte) // the device: what the gateway publishes; nil: it takes no notice
 
 	mu       sync.Mutex
 	all      []*gateway.Event // offset 1 is the first
@@ -51,6 +55,16 @@ func (b *broker) Resume(gateway.Position) (uint64, *gateway.Gap) { return 1, nil
 func (b *broker) Epoch() string                                  { return "e" }
 
 func (b *broker) Publish(_ context.Context, e *gateway.Event) error {
+	b.store(e)
+	if b.heard != nil && e.Origin.Via == mqttdev.Via {
+		b.heard(e.Topic, e.Payload)
+	}
+	return nil
+}
+
+func (b *broker) store(e *gateway.Event) {
+	b.order.Lock()
+	defer b.order.Unlock()
 	b.mu.Lock()
 	e.Epoch, e.Offset = "e", uint64(len(b.all)+1)
 	b.all = append(b.all, e)
@@ -59,12 +73,11 @@ func (b *broker) Publish(_ context.Context, e *gateway.Event) error {
 	}
 	b.mu.Unlock()
 	b.hub.Released([]*gateway.Event{e}, e.Offset+1)
-	return nil
 }
 
 // say is what the device publishes.
 func (b *broker) say(topic, payload string, retain bool) {
-	b.Publish(context.Background(), &gateway.Event{Topic: topic, Payload: []byte(payload), Retain: retain, Origin: gateway.Origin{Via: "mqtt", ID: "DVES_1"}})
+	b.store(&gateway.Event{Topic: topic, Payload: []byte(payload), Retain: retain, Origin: gateway.Origin{Via: "mqtt", ID: "DVES_1"}})
 }
 
 func (b *broker) options() *mqttdev.Broker {
@@ -92,19 +105,45 @@ func filter(s string) mqttdev.Filters {
 func TestConformance(t *testing.T) {
 	devicetest.Conformance(t, func(t *testing.T) *devicetest.Rig {
 		b := newBroker()
+		least, most := 1.0, 100.0
 		d, err := mqttdev.New("boiler", mqttdev.Config{
 			From: filter("tele/boiler/SENSOR"), Format: "json", Availability: mqttdev.Availability{Topic: "tele/boiler/LWT"},
+			Commands: map[string]mqttdev.Command{"level": {Topic: "cmnd/boiler/level", Min: &least, Max: &most}},
 		}, nil, nil, b.options())
 		if err != nil {
 			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		var told []string
+		deaf := false
+		quiet := func(is bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			deaf = is
+		}
+		b.heard = func(topic string, payload []byte) {
+			if topic != "cmnd/boiler/level" {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if told = append(told, string(payload)); !deaf {
+				b.say("tele/boiler/SENSOR", fmt.Sprintf(`{"level":%s}`, payload), false)
+			}
 		}
 		rig := &devicetest.Rig{
 			Driver: d,
 			Say:    func(n int) { b.say("tele/boiler/SENSOR", fmt.Sprintf(`{"seq":%d}`, n), false) },
 			Noise:  func() { b.say("tele/boiler/SENSOR", "{", false) },
-			Unplug: func() { b.say("tele/boiler/LWT", "Offline", true) },
-			Plug:   func() { b.say("tele/boiler/LWT", "Online", true) },
-			Stream: true,
+			Unplug: func() { quiet(true); b.say("tele/boiler/LWT", "Offline", true) },
+			Plug:   func() { quiet(false); b.say("tele/boiler/LWT", "Online", true) },
+			Stream: true, Setting: "level",
+			Told: func() []string {
+				mu.Lock()
+				defer mu.Unlock()
+				return slices.Clone(told)
+			},
+			Mute: func() { quiet(true) },
 		}
 		rig.Plug()
 		return rig

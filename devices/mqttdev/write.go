@@ -203,6 +203,9 @@ func sameValue(a, b string) bool {
 
 // publish sends a message to the device.
 func (d *Driver) publish(ctx context.Context, topic string, payload []byte) error {
+	if ctx.Err() != nil { // who publishes takes an event in all the same
+		return gateway.Errorf(gateway.ErrTransient, "not sent: %w", ctx.Err())
+	}
 	return d.broker.Publish(ctx, &gateway.Event{Topic: topic, Payload: payload, QoS: 1, Origin: gateway.Origin{Via: Via, ID: d.id}})
 }
 

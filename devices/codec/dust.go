@@ -8,6 +8,10 @@ import (
 
 // Particulate sensors. They send by themselves about once a second, 9600 baud, 8N1.
 
+// longest is the payload of the longest telegram of a Plantower sensor, the PMS5003ST's: 17 numbers of 2 bytes. With more
+// allowed, noise that looks like a beginning would take the first telegrams behind it for its own.
+const longest = 2 * 17
+
 // plantower is the format of the Plantower sensors: 42 4d, the length of what follows and
 // numbers of 16 bits, the high byte first; last, the sum of all bytes before (PMS5003 series
 // data manual, appendix I; PMS3003 manual, the same). "CF=1" is the mass for standard
@@ -17,7 +21,7 @@ func plantower(names ...string) (framing, *Format) {
 	c := sums["sum16"]
 	c.frame = true
 	l := &length{start: []byte("BM"), size: 2, big: true, check: &c}
-	l.count("rest", 64)
+	l.count("rest", longest)
 	var fields []field
 	for i, name := range names {
 		if name == "" {
